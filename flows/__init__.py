@@ -1,0 +1,1 @@
+"""Prefect flows over pipeline/ and model/, and the command line."""

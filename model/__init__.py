@@ -1,0 +1,1 @@
+"""VidMusician: the model, its data loader, trainer and decoding."""

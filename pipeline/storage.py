@@ -70,12 +70,11 @@ class Store:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)
 
-    def sweep(self) -> int:
-        """Removes what interrupted writes left behind; returns how many files that were."""
-        left = [p for p in self.fs.find(self.root) if p.rsplit("/", 1)[-1].startswith(TEMPORARY)]
-        for path in left:
-            self.fs.rm(path)
-        return len(left)
+    def sweep(self) -> None:
+        """Removes what interrupted writes left behind. Nobody else may be writing."""
+        found = self.fs.find(self.root, withdirs=True)
+        for path in [p for p in found if p.rsplit("/", 1)[-1].startswith(TEMPORARY)]:
+            self.fs.rm(path, recursive=True)
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
@@ -84,7 +83,9 @@ class Store:
         folder = os.path.dirname(target)  # noqa: PTH120  (an fsspec path, not a Path)
         self.fs.makedirs(folder, exist_ok=True)
         suffix = TEMPORARY + str(os.getpid()) + "-"
-        handle, text = tempfile.mkstemp(prefix=suffix, suffix="-" + Path(name).name, dir=folder if self.is_local else None)
+        handle, text = tempfile.mkstemp(
+            prefix=suffix, suffix="-" + Path(name).name, dir=folder if self.is_local else None
+        )
         os.close(handle)
         temporary = Path(text)
         try:

@@ -1,0 +1,180 @@
+"""Settings of the model: one frozen group per part, loaded from `presets/*.yaml`; the seven ablations lie on top.
+
+The paper does not pin down backbone, LoRA, projector or injection rule, so all of them are settings; `small`,
+`small_b`, `small_c`, `medium` and `medium_b` are the five readings that reach its 24.79 M trainable parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.config import Group
+from pipeline.errors import SettingsError
+from pipeline.storage import digest
+
+PRESETS = Path(__file__).with_name("presets")
+
+LoraTarget = Literal["q", "k", "v", "o", "wi", "wo"]
+Reduction = Literal["patch_distance", "patch_distance_flat", "cls_distance"]
+
+# The rows of the authors' ablation table, by the folder names of their demo pages. Each can be laid on any preset.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "t5_scratch": {"semantic": {"t5_from_scratch": True}},
+    "no_rhythm": {"rhythm": {"kind": "none"}},
+    "no_initial": {"rhythm": {"init": "default"}},
+    "one_stage": {"one_stage": True},
+    "cls_sim": {"rhythm": {"reduction": "cls_distance"}},
+    "musicongen_no_initial": {"rhythm": {"kind": "musicongen", "inject_every": 4, "lift": False, "init": "default"}},
+    "musicongen": {"rhythm": {"kind": "musicongen", "inject_every": 4, "lift": False}},
+}
+
+
+class DecoderSettings(Group):
+    """MusicGen's decoder; frozen in both stages."""
+
+    geometry: Literal["nano", "small", "medium", "large"] = "small"
+    weights: str = Field(
+        "facebook/musicgen-small", description="hub name, bundled:NAME, or random:GEOMETRY for seeded random weights"
+    )
+
+    @model_validator(mode="after")
+    def _random_in_its_own_shape(self) -> Self:
+        if self.weights.startswith("random:") and self.weights != f"random:{self.geometry}":
+            raise ValueError(f"weights of geometry {self.geometry} can't be {self.weights}")
+        return self
+
+
+class SemanticSettings(Group):
+    """Embedding manager, T5 encoder with LoRA, projector."""
+
+    clip_dim: int = Field(768, ge=1, description="width of a global token: 768 before ViT-B's projection, 512 after it")
+    t5: Literal["t5-base", "random:t5-base", "random:nano"] = Field(
+        "t5-base", description="random:NAME has seeded random weights in the shape of NAME"
+    )
+    t5_precision: Literal["fp32", "bf16"] = Field("fp32", description="never fp16: T5's activations overflow it")
+    t5_dropout: float = Field(0.0, ge=0, lt=1, description="inside T5, while it is trained")
+    t5_from_scratch: bool = Field(False, description="no pretrained weights and no LoRA: the whole encoder is trained")
+    lora_rank: int = Field(32, ge=1)
+    lora_scale: float = Field(1.0, gt=0, description="what LoRA's product is multiplied by (alpha / rank)")
+    lora_targets: tuple[LoraTarget, ...] = Field(("q", "k", "v", "o", "wi", "wo"), min_length=1)
+    projector: Literal["frozen", "trained", "extra"] = Field(
+        "frozen",
+        description="MusicGen's own, 768 -> D: frozen, trained on, or frozen behind a trained 768 -> 768",
+    )
+
+
+class RhythmSettings(Group):
+    """In-attention: where and how the rhythm curve enters the decoder."""
+
+    kind: Literal["vidmusician", "musicongen", "none"] = Field(
+        "vidmusician", description="a chain with a tensor for each injection, one tensor for all of them, or no rhythm"
+    )
+    inject_every: int = Field(1, ge=1, description="layers per block; the curve enters before a block's first layer")
+    inject_fraction: float = Field(0.75, gt=0, le=1, description="only into layers below this share of the depth")
+    reduction: Reduction = Field("patch_distance", description="which curve of the shards is read")
+    init: Literal["zero_identity", "default"] = Field("zero_identity", description="default: PyTorch's random start")
+    lift: bool = Field(False, description="the Zero-Linear is D x D, behind a plain 1 -> D")
+    standardise: bool = Field(False, description="curve to mean 0 and deviation 1 within each sequence")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.lift and self.kind != "vidmusician":
+            raise ValueError("lift belongs to kind vidmusician")
+        return self
+
+
+class DropSettings(Group):
+    """How often a sample's condition is replaced by its null in training, each with a coin of its own.
+
+    The null is the frozen backbone's own: a sample that loses all conditions trains nothing, it only thins the batch.
+    """
+
+    semantic: float = Field(0.2, ge=0, le=1)
+    rhythm: float = Field(0.2, ge=0, le=1)
+
+
+class Preset(Group):
+    """All settings of a model."""
+
+    name: str
+    ablation: str = Field("", description="the ablation laid on the preset, for the record")
+    decoder: DecoderSettings = DecoderSettings()
+    semantic: SemanticSettings = SemanticSettings()
+    rhythm: RhythmSettings = RhythmSettings()
+    drop: DropSettings = DropSettings()
+    one_stage: bool = Field(False, description="train the semantic and the rhythm part together")
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stages there are to train: (1, 2), or (1,) where one stage trains everything."""
+        return (1,) if self.one_stage or self.rhythm.kind == "none" else (1, 2)
+
+    def digest(self) -> str:
+        """SHA-256 over all settings but the names."""
+        return digest({n: v for n, v in self.key().items() if n not in ("name", "ablation")})
+
+
+@cache
+def preset_names() -> tuple[str, ...]:
+    """The bundled presets."""
+    return tuple(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+
+
+def load_preset(name: str, overrides: Iterable[str] = (), *, ablation: str = "") -> Preset:
+    """A preset by name or by path of a YAML file; the ablation on top, then `group.field=value` overrides.
+
+    Raises:
+        SettingsError: no such preset or ablation, an unknown key, or a value out of range; the message names it.
+    """
+    path = PRESETS / f"{name}.yaml" if name in preset_names() else Path(name)
+    if not path.is_file():
+        raise SettingsError(
+            f"No preset {name!r}.", hint=f"Use one of {', '.join(preset_names())}, or the path of a YAML file."
+        )
+    if ablation and ablation not in ABLATIONS:
+        raise SettingsError(f"No ablation {ablation!r}.", hint=f"Use one of {', '.join(ABLATIONS)}.")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not YAML: {error}.", hint="Mend the file.") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds no settings.", hint="Write `group: {field: value}` lines in it.")
+    values = {"name": path.stem, **values}
+    if ablation:
+        values = _laid_on(values, {"ablation": ablation, **ABLATIONS[ablation]})
+    for override in overrides:
+        values = _laid_on(values, _nested(override))
+    try:
+        return Preset.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"Settings of {path.name} can't be used: {problems}.") from error
+
+
+def _nested(override: str) -> dict[str, Any]:
+    """`a.b=c` -> {"a": {"b": c}}."""
+    dotted, sign, text = override.partition("=")
+    if not sign:
+        raise SettingsError(f"Can't read the setting {override!r}.", hint="Write group.field=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"Can't read the value of {override!r}.", hint="Write group.field=value.") from error
+    for part in reversed(dotted.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _laid_on(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, group by group; neither is changed."""
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        both[key] = _laid_on(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both

@@ -1,0 +1,416 @@
+"""The ledger: what happened to each source, and what came of it. It is the truth; Prefect's history is not.
+
+One SQLAlchemy database (SQLite in WAL mode by default, any other by URL). `attempts` is append-only; the other tables
+hold the present state. Times of media are integer milliseconds, so that sums are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, create_engine, delete, event, func, select, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
+FAILED = "failed"  # ... and of those whose source broke down after it was fetched
+DUPLICATE = "duplicate"  # ... and of those that another source brought already, byte for byte
+
+
+def now() -> datetime:
+    """The time of an event, in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base; JSON columns hold plain dicts."""
+
+    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own protocol)
+
+
+class SourceRow(Base):
+    """One row of a source list. `state` is one of new, fetched, analysed, ready, failed."""
+
+    __tablename__ = "sources"
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    source_id: Mapped[str] = mapped_column(unique=True, index=True)
+    key: Mapped[str]
+    url: Mapped[str]
+    category: Mapped[str]
+    start_s: Mapped[float | None]
+    end_s: Mapped[float | None]
+    license: Mapped[str]
+    state: Mapped[str] = mapped_column(default="new", index=True)
+    error_class: Mapped[str] = mapped_column(default="")
+    done_key: Mapped[str] = mapped_column(default="", index=True)
+    added_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class AttemptRow(Base):
+    """One try of one stage on one source; never changed, never deleted."""
+
+    __tablename__ = "attempts"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    source_id: Mapped[str] = mapped_column(index=True)
+    stage: Mapped[str]
+    outcome: Mapped[str]  # ok or failed
+    error_class: Mapped[str] = mapped_column(default="")
+    message: Mapped[str] = mapped_column(default="")
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    bytes: Mapped[int] = mapped_column(default=0)
+    at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class MediaRow(Base):
+    """The media of a source: what was fetched, from where, and whether the file is still here."""
+
+    __tablename__ = "media"
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
+    key: Mapped[str]
+    name: Mapped[str]  # within the data folder
+    sha256: Mapped[str] = mapped_column(index=True)
+    bytes: Mapped[int]
+    duration_ms: Mapped[int]
+    has_video: Mapped[bool]
+    has_audio: Mapped[bool]
+    details: Mapped[dict[str, Any]]
+    fetched_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class SpanRow(Base):
+    """A stretch of a source's media. Its spans cover it without gap or overlap; kept ones have no reason."""
+
+    __tablename__ = "spans"
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
+    start_ms: Mapped[int] = mapped_column(primary_key=True)
+    end_ms: Mapped[int]
+    reason: Mapped[str] = mapped_column(default="", index=True)
+
+
+class ClipRow(Base):
+    """A kept span, and the keys of the artefacts its shard row is made of."""
+
+    __tablename__ = "clips"
+    clip_id: Mapped[str] = mapped_column(primary_key=True)
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), index=True)
+    start_ms: Mapped[int]
+    end_ms: Mapped[int]
+    measures: Mapped[dict[str, Any]]  # cuts, beats, tempo, voice ratio, music score
+    vision: Mapped[str] = mapped_column(default="")  # file names within the data folder
+    codes: Mapped[str] = mapped_column(default="")
+
+
+class ReleaseRow(Base):
+    """A release that was made."""
+
+    __tablename__ = "releases"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    release_id: Mapped[str] = mapped_column(unique=True)
+    parent: Mapped[str] = mapped_column(default="")
+    digest: Mapped[str]
+    clips: Mapped[int]
+    seconds: Mapped[float]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+@dataclass
+class Funnel:
+    """Seconds of media by fate: `fetched_ms == kept_ms + sum(dropped_ms.values())`, always."""
+
+    fetched_ms: int = 0
+    kept_ms: int = 0
+    dropped_ms: dict[str, int] = field(default_factory=dict)
+
+    def as_seconds(self) -> dict[str, Any]:
+        """For JSON: seconds with millisecond precision, reasons by falling share."""
+        dropped = sorted(self.dropped_ms.items(), key=lambda item: (-item[1], item[0]))
+        return {
+            "fetched": self.fetched_ms / 1000,
+            "kept": self.kept_ms / 1000,
+            "dropped": {reason: ms / 1000 for reason, ms in dropped},
+        }
+
+
+class Ledger:
+    """All reads and writes of the ledger; safe to use from several threads.
+
+    Args:
+        url: SQLAlchemy URL, e.g. `sqlite:////data/ledger.sqlite`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        if self.engine.dialect.name == "sqlite":
+            event.listen(self.engine, "connect", _use_wal)
+        Base.metadata.create_all(self.engine)
+        self.session = sessionmaker(self.engine, expire_on_commit=False)
+
+    def close(self) -> None:
+        """Gives all connections back."""
+        self.engine.dispose()
+
+    # sources
+
+    def add_sources(self, rows: Iterable[dict[str, Any]]) -> int:
+        """Adds the sources that aren't known yet, in order, and takes over category and licence of those that are.
+
+        Returns:
+            How many are new.
+        """
+        new = 0
+        with self.session.begin() as session:
+            known = {s.source_id: s for s in session.scalars(select(SourceRow))}
+            for row in rows:
+                source = known.get(row["source_id"])
+                if source is None:
+                    session.add(SourceRow(**row))
+                    new += 1
+                elif (source.category, source.license) != (row["category"], row["license"]):
+                    source.category, source.license = row["category"], row["license"]
+        return new
+
+    def source(self, source_id: str) -> SourceRow:
+        """The source of that id; KeyError if there is none."""
+        with self.session() as session:
+            row = session.scalar(select(SourceRow).where(SourceRow.source_id == source_id))
+        if row is None:
+            raise KeyError(source_id)
+        return row
+
+    def sources(self) -> Sequence[SourceRow]:
+        """All sources in list order."""
+        with self.session() as session:
+            return session.scalars(select(SourceRow).order_by(SourceRow.position)).all()
+
+    def pending(self, done_key: str, retry: Sequence[str]) -> list[str]:
+        """Ids, in list order, of sources that are not finished under `done_key` and not failed for good."""
+        query = (
+            select(SourceRow.source_id)
+            .where(SourceRow.done_key != done_key)
+            .where((SourceRow.state != "failed") | SourceRow.error_class.in_(retry))
+            .order_by(SourceRow.position)
+        )
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def set_state(self, source_id: str, state: str, *, done_key: str | None = None) -> None:
+        """Moves a source to `state`; clears its error."""
+        values: dict[str, Any] = {"state": state, "error_class": ""}
+        if done_key is not None:
+            values["done_key"] = done_key
+        with self.session.begin() as session:
+            session.execute(update(SourceRow).where(SourceRow.source_id == source_id).values(**values))
+
+    # attempts
+
+    def succeed(self, source_id: str, stage: str, *, seconds: float, bytes: int = 0) -> None:
+        """Records a stage that went well."""
+        with self.session.begin() as session:
+            session.add(AttemptRow(source_id=source_id, stage=stage, outcome="ok", seconds=seconds, bytes=bytes))
+
+    def fail(self, source_id: str, stage: str, error_class: str, message: str, *, seconds: float) -> None:
+        """Records a stage that failed, and lays the source's fetched seconds aside as failed."""
+        with self.session.begin() as session:
+            session.add(
+                AttemptRow(
+                    source_id=source_id,
+                    stage=stage,
+                    outcome="failed",
+                    error_class=error_class,
+                    message=message,
+                    seconds=seconds,
+                )
+            )
+            session.execute(
+                update(SourceRow)
+                .where(SourceRow.source_id == source_id)
+                .values(state="failed", error_class=error_class, done_key="")
+            )
+            media = session.get(MediaRow, source_id)
+            if media is not None:
+                _replace_spans(session, source_id, [(0, media.duration_ms, FAILED)])
+
+    def last_errors(self) -> list[AttemptRow]:
+        """For each failed source the attempt that failed it, in list order."""
+        last = (
+            select(func.max(AttemptRow.id))
+            .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
+            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed")
+            .group_by(AttemptRow.source_id)
+        )
+        query = (
+            select(AttemptRow)
+            .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
+            .where(AttemptRow.id.in_(last))
+            .order_by(SourceRow.position)
+        )
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def stage_seconds(self, since: datetime) -> dict[str, tuple[float, int]]:
+        """Per stage: seconds of work and number of attempts since a moment."""
+        query = (
+            select(AttemptRow.stage, func.sum(AttemptRow.seconds), func.count())
+            .where(AttemptRow.at >= since)
+            .group_by(AttemptRow.stage)
+        )
+        with self.session() as session:
+            return {stage: (float(seconds), int(count)) for stage, seconds, count in session.execute(query)}
+
+    def worked_ms(self, since: datetime) -> int:
+        """Milliseconds of media of all sources that any stage has worked on since a moment."""
+        touched = select(AttemptRow.source_id).where(AttemptRow.at >= since)
+        query = select(func.coalesce(func.sum(MediaRow.duration_ms), 0)).where(MediaRow.source_id.in_(touched))
+        with self.session() as session:
+            return int(session.scalar(query) or 0)
+
+    # media, spans, clips
+
+    def put_media(self, row: dict[str, Any]) -> None:
+        """Stores what was fetched; its seconds are pending until a verdict is given."""
+        with self.session.begin() as session:
+            known = session.get(MediaRow, row["source_id"])
+            same = known is not None and known.sha256 == row["sha256"] and known.duration_ms == row["duration_ms"]
+            session.merge(MediaRow(**row, fetched_at=now()))
+            if not same:
+                session.execute(delete(ClipRow).where(ClipRow.source_id == row["source_id"]))
+                _replace_spans(session, row["source_id"], [(0, row["duration_ms"], PENDING)])
+
+    def media(self, source_id: str) -> MediaRow | None:
+        """The media of a source, if it was ever fetched."""
+        with self.session() as session:
+            return session.get(MediaRow, source_id)
+
+    def first_with(self, sha256: str) -> SourceRow:
+        """The first source in list order that brought media of that digest."""
+        query = (
+            select(SourceRow)
+            .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
+            .where(MediaRow.sha256 == sha256)
+            .order_by(SourceRow.position)
+            .limit(1)
+        )
+        with self.session() as session:
+            return session.scalars(query).one()
+
+    def first_keys(self) -> dict[str, str]:
+        """For each media digest the key of the source that brought it first in list order."""
+        query = (
+            select(MediaRow.sha256, SourceRow.key)
+            .join(SourceRow, SourceRow.source_id == MediaRow.source_id)
+            .order_by(SourceRow.position.desc())
+        )
+        with self.session() as session:
+            return dict(row.t for row in session.execute(query))  # the first in the list comes last here
+
+    def repeated(self) -> list[str]:
+        """Ids of ready sources whose media other sources brought too."""
+        twice = select(MediaRow.sha256).group_by(MediaRow.sha256).having(func.count() > 1)
+        query = (
+            select(SourceRow.source_id)
+            .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
+            .where(MediaRow.sha256.in_(twice), SourceRow.state == "ready")
+        )
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def ready_clips(self) -> Iterator[tuple[SourceRow, MediaRow, ClipRow]]:
+        """Every clip of every ready source, by clip id."""
+        query = (
+            select(SourceRow, MediaRow, ClipRow)
+            .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
+            .join(ClipRow, ClipRow.source_id == SourceRow.source_id)
+            .where(SourceRow.state == "ready")
+            .order_by(ClipRow.clip_id)
+        )
+        with self.session() as session:
+            for row in session.execute(query.execution_options(yield_per=1000)):
+                yield row.t
+
+    def put_spans(self, source_id: str, spans: Sequence[tuple[int, int, str]], clips: Sequence[dict[str, Any]]) -> None:
+        """Replaces a source's spans and clips; a clip that stays keeps the artefacts it has."""
+        with self.session.begin() as session:
+            known = {c.clip_id: c for c in session.scalars(select(ClipRow).where(ClipRow.source_id == source_id))}
+            keep = {c["clip_id"] for c in clips}
+            for clip in known.values():
+                if clip.clip_id not in keep:
+                    session.delete(clip)
+            for row in clips:
+                old = known.get(row["clip_id"])
+                if old is None:
+                    session.add(ClipRow(**row))
+                else:
+                    old.measures = row["measures"]
+            _replace_spans(session, source_id, spans)
+
+    def spans(self, source_id: str) -> list[SpanRow]:
+        """The spans of a source in time order."""
+        with self.session() as session:
+            return list(
+                session.scalars(select(SpanRow).where(SpanRow.source_id == source_id).order_by(SpanRow.start_ms))
+            )
+
+    def clips(self, source_id: str | None = None) -> list[ClipRow]:
+        """The clips of a source, or all, by id."""
+        query = select(ClipRow).order_by(ClipRow.clip_id)
+        if source_id is not None:
+            query = query.where(ClipRow.source_id == source_id)
+        with self.session() as session:
+            return list(session.scalars(query))
+
+    def put_artefact(self, clip_id: str, **names: str) -> None:
+        """Notes the file of a clip's artefact: `vision=` or `codes=`."""
+        with self.session.begin() as session:
+            session.execute(update(ClipRow).where(ClipRow.clip_id == clip_id).values(**names))
+
+    # releases and sums
+
+    def put_release(self, release_id: str, digest: str, parent: str, clips: int, seconds: float) -> None:
+        """Records a release that was made; one that was made before is recorded once."""
+        with self.session.begin() as session:
+            if session.scalar(select(ReleaseRow).where(ReleaseRow.release_id == release_id)) is None:
+                row = ReleaseRow(release_id=release_id, digest=digest, parent=parent, clips=clips, seconds=seconds)
+                session.add(row)
+
+    def releases(self) -> list[ReleaseRow]:
+        """All releases, oldest first."""
+        with self.session() as session:
+            return list(session.scalars(select(ReleaseRow).order_by(ReleaseRow.number)))
+
+    def funnel(self) -> Funnel:
+        """Seconds of all fetched media by fate."""
+        with self.session() as session:
+            fetched = session.scalar(select(func.coalesce(func.sum(MediaRow.duration_ms), 0)))
+            length = func.sum(SpanRow.end_ms - SpanRow.start_ms)
+            by_reason = {
+                r: int(ms) for r, ms in session.execute(select(SpanRow.reason, length).group_by(SpanRow.reason))
+            }
+        return Funnel(int(fetched or 0), by_reason.pop("", 0), by_reason)
+
+    def states(self) -> dict[str, int]:
+        """Number of sources by state."""
+        return self._count(SourceRow.state)
+
+    def errors(self) -> dict[str, int]:
+        """Number of failed sources by error class."""
+        return self._count(SourceRow.error_class, SourceRow.state == "failed")
+
+    def _count(self, column: Any, *where: Any) -> dict[str, int]:
+        query = select(column, func.count()).where(*where).group_by(column).order_by(column)
+        with self.session() as session:
+            return {str(value): int(n) for value, n in session.execute(query)}
+
+
+def _use_wal(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _replace_spans(session: Session, source_id: str, spans: Sequence[tuple[int, int, str]]) -> None:
+    session.execute(delete(SpanRow).where(SpanRow.source_id == source_id))
+    session.add_all(SpanRow(source_id=source_id, start_ms=a, end_ms=b, reason=reason) for a, b, reason in spans)

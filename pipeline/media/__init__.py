@@ -1,0 +1,24 @@
+"""Media files, through PyAV only: what they hold, windows of sound and pictures at exact times, and writing them.
+
+Time zero is the container's start time (what a player shows as 0:00). Container times stay exact rationals until the
+last step, so that odd rates (24000/1001) and variable ones come out right.
+"""
+
+from pipeline.media.audio import audio_blocks, audio_window
+from pipeline.media.frames import frames_at
+from pipeline.media.integrity import check_integrity
+from pipeline.media.probe import AudioStream, MediaInfo, VideoStream, probe
+from pipeline.media.write import encode, mux
+
+__all__ = [
+    "AudioStream",
+    "MediaInfo",
+    "VideoStream",
+    "audio_blocks",
+    "audio_window",
+    "check_integrity",
+    "encode",
+    "frames_at",
+    "mux",
+    "probe",
+]

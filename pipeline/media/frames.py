@@ -1,0 +1,166 @@
+"""Pictures at exact times, scaled and cropped as open_clip's preprocessing does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from pipeline.errors import SourceError
+from pipeline.media.container import need_stream, opened, tick, time_zero
+
+FAR_S = 10  # a step longer than this is worth a seek: x264's default distance between key frames at 25 fps
+
+
+def frames_at(
+    path: str | Path, times: Iterable[Fraction | int | float], *, size: int | None = None
+) -> Iterator[np.ndarray]:
+    """The picture that a player shows at each of `times`.
+
+    That is the one with the largest timestamp <= t, with half a tick of the time base to spare (containers round).
+    Before the first picture the first is held, after the last the last. Pictures come upright and in square pixels:
+    rotation and mirroring of the display matrix are applied, anamorphic widths are stretched to the display width.
+
+    Args:
+        path: a file with video.
+        times: seconds from time zero, ascending; taken one at a time. Dense times are decoded in one go, far ones sought.
+        size: scale the shorter side to `size` (bicubic with antialiasing, longer side rounded down, as torchvision's
+            `Resize`), then cut the centre out (as its `CenterCrop`). None keeps the display size.
+
+    Yields:
+        [H, W, 3] uint8 RGB, one per time; [size, size, 3] with `size`. Read-only: a held picture is the same array again.
+
+    Raises:
+        SourceError: `unsupported` without a video stream; `corrupt` if a picture that's needed can't be decoded.
+        ValueError: a time before the one before it.
+    """
+    with opened(path) as container:
+        stream = need_stream(container, "video")
+        player, convert = _Player(container, stream), _Converter(size, pixel_aspect(stream))
+        picture = None
+        rgb = np.empty(0)
+        for t in times:
+            shown = player.at(Fraction(t))
+            if shown is not picture:
+                picture, rgb = shown, convert(shown)
+            yield rgb
+
+
+class _Player:
+    """The pictures of a stream by ascending time, decoded in a row; long steps are sought."""
+
+    def __init__(self, container: InputContainer, stream: Any) -> None:
+        stream.thread_type = "AUTO"
+        self.container, self.stream, self.zero = container, stream, time_zero(container)
+        self.half_tick = tick(stream) / 2
+        self.last = Fraction(-1)
+        self.shown: VideoFrame | None = None
+        self._start()
+
+    def at(self, t: Fraction) -> VideoFrame:
+        """The picture shown at t."""
+        if self.shown and t < self.last:
+            raise ValueError(f"Times must ascend: {float(t):.6f} s comes after {float(self.last):.6f} s.")
+        if t - max(self.last, Fraction(0)) > FAR_S:
+            self._jump(t)
+        self.last = t
+        while self.next and self.next_time <= t + self.half_tick:
+            self.shown = self.next
+            self._advance()
+        picture = self.shown or self.next
+        if picture is None:
+            raise SourceError(f"{Path(self.container.name).name} has no picture that can be decoded.", "corrupt")
+        return picture
+
+    def _start(self) -> None:
+        """Decodes from where the container stands."""
+        self.pictures = self.container.decode(self.stream)
+        self.next: VideoFrame | None = None
+        self.next_time = Fraction(-(10**9))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Takes up the next picture that comes later than the one before (damaged streams may step back)."""
+        before = self.next_time
+        for picture in self.pictures:
+            stamp = picture.pts if picture.pts is not None else picture.dts
+            if stamp is None:
+                continue
+            self.next, self.next_time = picture, stamp * tick(picture) - self.zero
+            if self.next_time > before:
+                return
+        self.next = None
+
+    def _jump(self, t: Fraction) -> None:
+        """Goes on decoding at a key frame at or before t.
+
+        Indexes are by decoding time, and a stream may not start with a key frame where the seek lands: if the first
+        picture is later than t, the seek is tried again from further back, and in the end from the start.
+        """
+        back = Fraction(0)
+        while t > back:
+            try:
+                self.container.seek(int((t - back + self.zero) / tick(self.stream)), stream=self.stream)
+            except FFmpegError:  # past the last key frame of a container without an index
+                back = max(2 * back, Fraction(1))
+                continue
+            self._start()
+            if self.next and self.next_time <= t + self.half_tick:
+                return
+            back = max(2 * back, Fraction(1))
+        self.container.seek(self.stream.start_time or 0, stream=self.stream)
+        self._start()
+
+
+class _Converter:
+    """From decoded pictures to upright RGB arrays. Keeps one scaler: a new one per picture is eight times slower."""
+
+    def __init__(self, size: int | None, pixel_aspect: Fraction) -> None:
+        self.size, self.pixel_aspect = size, pixel_aspect
+        self.scaler = VideoReformatter()
+
+    def __call__(self, picture: VideoFrame) -> np.ndarray:
+        width, height = round(picture.width * self.pixel_aspect), picture.height
+        if self.size is not None:
+            longer = int(self.size * max(width, height) / min(width, height))
+            width, height = (longer, self.size) if width > height else (self.size, longer)
+        scaled = self.scaler.reformat(
+            picture, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC
+        )
+        rgb = upright(scaled.to_ndarray(), picture)
+        if self.size is not None:
+            top, left = (round((side - self.size) / 2) for side in rgb.shape[:2])
+            rgb = rgb[top : top + self.size, left : left + self.size]
+        rgb = np.ascontiguousarray(rgb)
+        rgb.setflags(write=False)
+        return rgb
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Width over height of one stored pixel; 1 where the container doesn't say, or says what no camera makes."""
+    aspect = stream.sample_aspect_ratio
+    if not aspect or aspect.denominator == 0:
+        return Fraction(1)
+    aspect = Fraction(aspect.numerator, aspect.denominator)
+    return aspect if Fraction(1, 4) <= aspect <= 4 else Fraction(1)
+
+
+def upright(rgb: np.ndarray, picture: VideoFrame) -> np.ndarray:
+    """A view of `rgb` [H, W, 3] as the display matrix of `picture` turns and mirrors it (quarter turns only).
+
+    The matrix takes a stored point (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h.
+    """
+    data = picture.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return rgb
+    a, b, _, c, d = np.frombuffer(data, np.int32)[:5]
+    if abs(b) > abs(a):
+        rgb, a, d = rgb.transpose(1, 0, 2), c, b
+    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

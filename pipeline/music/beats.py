@@ -1,0 +1,40 @@
+"""Tempo and beats of a stretch, from the stored onset envelope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config import MusicSettings
+from pipeline.music.curves import Curves
+
+
+@dataclass(frozen=True)
+class Beats:
+    """Tempo (0 where nothing beats) and the times of the beats, in seconds from the start of the stretch."""
+
+    tempo_bpm: float
+    times_s: tuple[float, ...]
+
+
+def beats(curves: Curves, start_ms: int, end_ms: int, settings: MusicSettings) -> Beats:
+    """Tracks the beats of [start_ms, end_ms) by dynamic programming.
+
+    Ellis, "Beat tracking by dynamic programming", Journal of New Music Research 36(1), 2007, as librosa has it. The
+    result depends on nothing outside the stretch.
+    """
+    import librosa
+
+    frame_s = settings.onset_hop / settings.onset_rate
+    offset_s = (start_ms - curves.start_ms) / 1000
+    first = int(np.ceil(offset_s / frame_s))
+    last = int(np.ceil((end_ms - curves.start_ms) / 1000 / frame_s))
+    envelope = curves.onset_envelope[first:last]
+    if np.ptp(envelope, initial=0.0) == 0:
+        return Beats(0.0, ())
+    tempo, frames = librosa.beat.beat_track(
+        onset_envelope=envelope, sr=settings.onset_rate, hop_length=settings.onset_hop
+    )
+    times = (first + np.asarray(frames)) * frame_s - offset_s
+    return Beats(float(np.atleast_1d(tempo)[0]), tuple(float(t) for t in times))

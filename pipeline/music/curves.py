@@ -1,0 +1,81 @@
+"""The curves of one source: 1 Hz measurements and the onset envelope, with their file format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+FLOOR_DB = -100.0  # the level of digital silence
+_STEM = "stem_db/"  # prefix of the stems' names in the file
+_TIMES = ("start_ms", "end_ms")
+
+
+def decibels(power: np.ndarray) -> np.ndarray:
+    """Mean square to dBFS, not under `FLOOR_DB`; 0 dBFS is a mean square of 1."""
+    return 10.0 * np.log10(np.maximum(power, 10.0 ** (FLOOR_DB / 10.0)))
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Measurements of [start_ms, end_ms) of a source; second i begins i seconds after start_ms, the last may be short.
+
+    All arrays are float32; n = ceil of the section's length in seconds.
+
+    Attributes:
+        start_ms: where the section begins in the source.
+        end_ms: where it ends.
+        mix_db: [n] RMS level of the mix, dBFS.
+        stem_db: stem name -> [n] RMS level of the separated stem, dBFS.
+        voice_ratio: [n] energy of the vocals stem over the energy of all stems; 0 in seconds that are silent.
+        silence: [n] share of the second's 50 ms frames that are under the silence level.
+        music: [n] the detector's mean probability that there is music.
+        speech: [n] the same for speech.
+        singing: [n] the same for singing.
+        onset: [n] mean onset strength of the voice-free music.
+        onset_envelope: [m] its onset strength; frame k lies k * onset_hop / onset_rate seconds after start_ms.
+    """
+
+    start_ms: int
+    end_ms: int
+    mix_db: np.ndarray
+    stem_db: dict[str, np.ndarray]
+    voice_ratio: np.ndarray
+    silence: np.ndarray
+    music: np.ndarray
+    speech: np.ndarray
+    singing: np.ndarray
+    onset: np.ndarray
+    onset_envelope: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.mix_db)
+
+    def window(self, start_ms: int, end_ms: int) -> slice:
+        """The seconds that [start_ms, end_ms) of the source touches."""
+        first = max(0, start_ms - self.start_ms) // 1000
+        last = max(0, -((self.start_ms - end_ms) // 1000))
+        return slice(first, min(last, len(self)))
+
+    def voice_share(self, seconds: slice) -> float:
+        """Energy of the vocals over the energy of all stems within some seconds, so that loud seconds count for more."""
+        energy = {name: float(np.sum(10.0 ** (db[seconds].astype(np.float64) / 10.0))) for name, db in self.stem_db.items()}
+        total = sum(energy.values())
+        return energy["vocals"] / total if total else 0.0
+
+    def to_file(self, path: str | Path) -> None:
+        """Writes an .npz archive (no pickle) whose bytes depend on nothing but the curves."""
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if f.name != "stem_db"}
+        arrays |= {_STEM + name: levels for name, levels in self.stem_db.items()}
+        with Path(path).open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Curves:
+        """Reads what `to_file` wrote."""
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {n: archive[n] for n in archive.files if not n.startswith(_STEM)}
+            stems = {n.removeprefix(_STEM): archive[n] for n in archive.files if n.startswith(_STEM)}
+        times = {n: int(arrays.pop(n)) for n in _TIMES}
+        return cls(**times, stem_db=stems, **arrays)

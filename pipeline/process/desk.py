@@ -1,0 +1,400 @@
+"""The desk at which sources are worked on: a data folder, its ledger and a profile."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import Profile
+from pipeline.errors import DvmsetError, SourceError
+from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow
+from pipeline.process.artefacts import STEM_RATE, Artefacts
+from pipeline.process.decide import clip_measures, decide, section
+from pipeline.process.stage import Listener, StageEvent, Tally, recorded
+from pipeline.sources import Source
+from pipeline.storage import Store, digest
+
+if TYPE_CHECKING:
+    from pipeline.media import MediaInfo
+    from pipeline.release import Entry, Release
+    from pipeline.shards import Row, Spec
+
+STAGES = ("fetch", "shots", "music", "vision", "codes")
+RETRIED = ("transient", "throttled", "internal")  # failures that the next build tries again
+
+
+class Desk:
+    """Works on the sources of a data folder under one profile; each method skips what is there already.
+
+    Args:
+        data: folder or fsspec URL of the data.
+        profile: settings.
+        ledger_url: SQLAlchemy URL; by default a SQLite file in the data folder.
+        listener: told when a stage begins and ends.
+    """
+
+    def __init__(
+        self, data: str | Path, profile: Profile, *, ledger_url: str | None = None, listener: Listener | None = None
+    ) -> None:
+        self.store = Store(data)
+        self.profile = profile
+        self.listener = listener
+        if ledger_url is None and not self.store.is_local:
+            raise DvmsetError(f"{data} is not a local folder, so it can't hold the ledger.", hint="Give a ledger URL.")
+        self.ledger = Ledger(ledger_url or f"sqlite:///{self.store.path('ledger.sqlite')}")
+        self.files = Artefacts(self.store, profile)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second build off the same local data folder, and clears what an interrupted one left half written.
+
+        Raises:
+            DvmsetError: another process works on it.
+        """
+        if not self.store.is_local:
+            yield
+            return
+        with Path(self.store.path(".lock")).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DvmsetError(
+                    f"Another dvmset command is at work on {self.store}.", hint="Wait until it ends, or stop it."
+                ) from error
+            self.store.sweep()
+            yield
+
+    def add(self, sources: Sequence[Source]) -> int:
+        """Takes sources of a list into the ledger; returns how many are new."""
+        fields = ("source_id", "key", "url", "category", "start_s", "end_s", "license")
+        return self.ledger.add_sources({f: getattr(s, f) for f in fields} for s in sources)
+
+    def pending(self) -> list[str]:
+        """Ids of the sources with work left, in list order."""
+        return self.ledger.pending(self.files.done_key, RETRIED)
+
+    # the three steps of a source
+
+    def acquire(self, source_id: str) -> None:
+        """Fetches a source's media and finds its shots, unless all that needs the media is there already.
+
+        Raises:
+            SourceError: this source can't go on; recorded in the ledger.
+        """
+        source = self.ledger.source(source_id)
+        media = self.ledger.media(source_id)
+        if media is not None and media.key == self.files.media_key(source):
+            if self._needs_no_media(source, media):
+                return
+        else:
+            media = None
+        if media is None or not self.store.exists(media.name):
+            media = self._fetch(source)
+        if _is_film(media) and not self._is_duplicate(source, media):
+            self._find_shots(media)
+
+    def analyse(self, source_id: str) -> None:
+        """Separates and measures the music of a source, and decides on its clips.
+
+        Raises:
+            SourceError: this source can't go on; recorded in the ledger.
+        """
+        source, media = self._known(source_id)
+        if self._is_duplicate(source, media):
+            self.ledger.put_spans(source_id, [(0, media.duration_ms, DUPLICATE)], [])
+        else:
+            if _is_film(media) and self._lacks_music(source, media):
+                self._measure_music(source, media)
+            self._decide(source, media)
+        self.ledger.set_state(source_id, "analysed")
+
+    def encode(self, source_id: str) -> None:
+        """Computes the features and tokens that clips of a source lack; then the source is ready and its media may go.
+
+        Raises:
+            SourceError: this source can't go on; recorded in the ledger.
+        """
+        source, media = self._known(source_id)
+        clips = self.ledger.clips(source_id)
+        self._encode_vision(media, clips)
+        self._encode_codes(source, media, clips)
+        self.ledger.set_state(source_id, "ready", done_key=self.files.done_key)
+        if not self.profile.fetch.keep_media:
+            self.store.remove(media.name)
+            self.store.remove(self.files.stem(source, media))
+        if self.listener:
+            self.listener(StageEvent("ready", source_id, ""))
+
+    # release
+
+    def release(self) -> Release | None:
+        """Makes a release of all clips that are ready, if the content has changed since the last one.
+
+        Returns:
+            The newest release; None if there is no clip to release.
+        """
+        from pipeline.release import make_release
+
+        self._settle_duplicates()
+        clip = next((clip for *_, clip in self.ledger.ready_clips()), None)
+        if clip is None:
+            return None
+        made = make_release(
+            self.store,
+            self.entries(),
+            spec=self._spec(clip),
+            profile=self.profile,
+            funnel=self.ledger.funnel().as_seconds(),
+            provenance={"sources": self.ledger.states(), "failed": self.ledger.errors()},
+        )
+        if made.changed:
+            self.ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
+        return made
+
+    def entries(self) -> Iterator[Entry]:
+        """Every clip that is ready, for `release.make_release`; its arrays are read when they are asked for."""
+        from pipeline.release import Entry
+
+        groups = {sha256: digest(key)[:16] for sha256, key in self.ledger.first_keys().items()}
+        for source, media, clip in self.ledger.ready_clips():
+            fields = _row_fields(source, media, clip, groups[media.sha256])
+            yield Entry(
+                clip_id=clip.clip_id,
+                group_id=groups[media.sha256],
+                content_key=digest([fields, clip.vision, clip.codes]),
+                load=partial(self._row, fields, clip),
+            )
+
+    def _row(self, fields: dict[str, Any], clip: ClipRow) -> Row:
+        from pipeline.shards import Row
+
+        features, _ = self.files.read_arrays(clip.vision)
+        codes, said = self.files.read_arrays(clip.codes)
+        return Row(**fields, split="", lufs=float(said["lufs"]), **features, **codes)
+
+    def _spec(self, clip: ClipRow) -> Spec:
+        """What all rows have in common, as the artefacts of one clip tell it: no model has to be loaded for it."""
+        from pipeline.shards import Model, Spec
+
+        features, vision = self.files.read_arrays(clip.vision)
+        codes, codec = self.files.read_arrays(clip.codes)
+        return Spec(
+            vision_dim=features["clip_global"].shape[1],
+            codebooks=codes["codes"].shape[0],
+            cardinality=int(codec["cardinality"]),
+            vision=Model(vision["model"], self.files.weights["vision"]),
+            codec=Model(codec["model"], self.files.weights["codec"]),
+            separator=Model(self.profile.separate.model, self.files.weights["separate"]),
+            settings=self.profile.digest(),
+        )
+
+    def _settle_duplicates(self) -> None:
+        """Drops the clips of sources whose media an earlier source brought as well, whichever was worked on first."""
+        for source_id in self.ledger.repeated():
+            source, media = self._known(source_id)
+            if self._is_duplicate(source, media):
+                self.ledger.put_spans(source_id, [(0, media.duration_ms, DUPLICATE)], [])
+
+    # one stage each
+
+    def _stage(self, source_id: str, stage: str) -> AbstractContextManager[Tally]:
+        return recorded(self.ledger, source_id, stage, self.listener)
+
+    def _fetch(self, source: SourceRow) -> MediaRow:
+        from pipeline.fetch import fetch
+
+        asked = Source(
+            source.source_id,
+            source.key,
+            source.url,
+            source.category,
+            source.start_s,
+            source.end_s,
+            source.license,
+            "",
+            0,
+        )
+        name = self.files.media(source)
+        with self._stage(source.source_id, "fetch") as tally:
+            with self.store.write(name) as path:
+                got = fetch(asked, path.parent, self.profile.fetch)
+                got.path.replace(path)
+            tally.bytes = got.bytes
+            described = ("title", "channel", "license", "upload_date", "format_id", "extractor", "webpage_url")
+            details = {f: getattr(got, f) for f in described} | {"av_offset_ms": _av_offset_ms(got.info)}
+            media = {
+                "source_id": source.source_id,
+                "key": self.files.media_key(source),
+                "name": name,
+                "sha256": got.sha256,
+                "bytes": got.bytes,
+                "duration_ms": got.info.duration_ms,
+                "has_video": got.info.video is not None,
+                "has_audio": got.info.audio is not None,
+                "details": details,
+            }
+            self.ledger.put_media(media)
+            self.ledger.set_state(source.source_id, "fetched")
+        return self._known(source.source_id)[1]
+
+    def _find_shots(self, media: MediaRow) -> None:
+        from pipeline.shots import find_cuts
+
+        if self.store.exists(self.files.shots(media)):
+            return
+        with self._stage(media.source_id, "shots"), self.store.read(media.name) as path:
+            self.files.write_cuts(media, find_cuts(path, self.profile.shots))
+
+    def _measure_music(self, source: SourceRow, media: MediaRow) -> None:
+        from pipeline.music import measure
+        from pipeline.separate import load_separator
+
+        separator = load_separator(self.profile.separate)
+        start_ms, end_ms = section(source, media.duration_ms)
+        with (
+            self._stage(media.source_id, "music"),
+            self.store.read(media.name) as path,
+            self.store.write(self.files.stem(source, media)) as stem,
+            self.store.write(self.files.curves(source, media)) as target,
+        ):
+            curves = measure(path, start_ms, end_ms, separator, self.profile.music, stem_path=stem, stem_rate=STEM_RATE)
+            curves.to_file(target)
+
+    def _decide(self, source: SourceRow, media: MediaRow) -> None:
+        from pipeline.clips import clip_id
+
+        cuts: tuple[float, ...] = ()
+        curves = None
+        if _is_film(media):
+            cuts, curves = self.files.read_cuts(media), self.files.read_curves(source, media)
+        spans = decide(self.profile, media.duration_ms, media.has_video, cuts, curves).spans
+        clips = [
+            {
+                "clip_id": clip_id(source.source_id, span.start_ms, span.end_ms),
+                "source_id": source.source_id,
+                "start_ms": span.start_ms,
+                "end_ms": span.end_ms,
+                "measures": clip_measures(self.profile, cuts, curves, span),
+            }
+            for span in spans
+            if curves is not None and not span.reason
+        ]
+        self.ledger.put_spans(source.source_id, [(s.start_ms, s.end_ms, s.reason) for s in spans], clips)
+
+    def _encode_vision(self, media: MediaRow, clips: Sequence[ClipRow]) -> None:
+        named = [(clip, self.files.vision(media, clip)) for clip in clips]
+        missing = [(clip, name) for clip, name in named if not self.store.exists(name)]
+        if missing:
+            from pipeline.vision import load_vision
+
+            encoder = load_vision(self.profile.vision)
+            with self._stage(media.source_id, "vision"), self.store.read(media.name) as path:
+                for clip, name in missing:
+                    features = vars(encoder.encode(path, clip.start_ms, clip.end_ms))
+                    self.files.write_arrays(name, features, model=encoder.id)
+        for clip, name in named:
+            self.ledger.put_artefact(clip.clip_id, vision=name)
+
+    def _encode_codes(self, source: SourceRow, media: MediaRow, clips: Sequence[ClipRow]) -> None:
+        named = [(clip, self.files.codes(source, media, clip)) for clip in clips]
+        missing = [(clip, name) for clip, name in named if not self.store.exists(name)]
+        if missing:
+            import soundfile
+
+            from pipeline.clips import samples
+            from pipeline.codec import load_codec, normalise
+
+            settings = self.profile.codec
+            codec = load_codec(settings)
+            if codec.rate != STEM_RATE:
+                raise DvmsetError(f"{codec.id} works at {codec.rate} Hz; stems are kept at {STEM_RATE} Hz.")
+            origin_ms, _ = section(source, media.duration_ms)
+            with (
+                self._stage(media.source_id, "codes"),
+                self.store.read(self.files.stem(source, media)) as path,
+                soundfile.SoundFile(path) as stem,
+            ):
+                for clip, name in missing:
+                    steps = samples(clip.start_ms, clip.end_ms, codec.frame_rate)
+                    stem.seek((clip.start_ms - origin_ms) * STEM_RATE // 1000)
+                    audio = stem.read(steps * (codec.rate // codec.frame_rate), dtype="float32", fill_value=0.0)
+                    audio, loudness = normalise(audio, codec.rate, lufs=settings.lufs, peak_db=settings.peak_db)
+                    said = {"model": codec.id, "cardinality": codec.cardinality, "lufs": loudness.lufs}
+                    self.files.write_arrays(name, {"codes": codec.encode(audio)}, **said)
+        for clip, name in named:
+            self.ledger.put_artefact(clip.clip_id, codes=name)
+
+    # what is there already
+
+    def _known(self, source_id: str) -> tuple[SourceRow, MediaRow]:
+        media = self.ledger.media(source_id)
+        if media is None:
+            raise SourceError(f"{source_id} has no media.", "internal", hint="Fetch it first.")
+        return self.ledger.source(source_id), media
+
+    def _is_duplicate(self, source: SourceRow, media: MediaRow) -> bool:
+        """Whether an earlier source of the list brought the same bytes for the same section."""
+        first = self.ledger.first_with(media.sha256)
+        same_section = (first.start_s, first.end_s) == (source.start_s, source.end_s)
+        return first.source_id != source.source_id and same_section
+
+    def _needs_no_media(self, source: SourceRow, media: MediaRow) -> bool:
+        """Whether the source can be brought up to date from what is stored; decides anew on the way."""
+        if not _is_film(media) or self._is_duplicate(source, media):
+            return True
+        if not (self.store.exists(self.files.shots(media)) and self.store.exists(self.files.curves(source, media))):
+            return False
+        self._decide(source, media)
+        clips = self.ledger.clips(source.source_id)
+        return self._has_codes(source, media) and all(self.store.exists(self.files.vision(media, c)) for c in clips)
+
+    def _lacks_music(self, source: SourceRow, media: MediaRow) -> bool:
+        """Whether there are no curves, or no stem although the codes of a clip still need it."""
+        if not self.store.exists(self.files.curves(source, media)):
+            return True
+        if self.store.exists(self.files.stem(source, media)):
+            return False
+        self._decide(source, media)
+        return not self._has_codes(source, media)
+
+    def _has_codes(self, source: SourceRow, media: MediaRow) -> bool:
+        clips = self.ledger.clips(source.source_id)
+        return all(self.store.exists(self.files.codes(source, media, c)) for c in clips)
+
+
+def _is_film(media: MediaRow) -> bool:
+    """Whether there is both picture and sound."""
+    return media.has_video and media.has_audio
+
+
+def _row_fields(source: SourceRow, media: MediaRow, clip: ClipRow, group_id: str) -> dict[str, Any]:
+    """The columns of a shard row that are not arrays."""
+    return {
+        "clip_id": clip.clip_id,
+        "source_id": source.source_id,
+        "group_id": group_id,
+        "category": source.category,
+        "url": source.url,
+        "title": media.details["title"],
+        "channel": media.details["channel"],
+        "license": source.license or media.details["license"],
+        "start_s": clip.start_ms / 1000,
+        "end_s": clip.end_ms / 1000,
+        "seconds": (clip.end_ms - clip.start_ms) / 1000,
+        **clip.measures,
+        "av_offset_ms": media.details["av_offset_ms"],
+        "verdict": "keep",
+        "reviewed": False,
+        "text": None,
+    }
+
+
+def _av_offset_ms(info: MediaInfo) -> float:
+    """How much later the audio stream starts than the video stream; windows of both are cut by absolute time."""
+    if info.video is None or info.audio is None:
+        return 0.0
+    return round((info.audio.start_s - info.video.start_s) * 1000, 3)

@@ -1,0 +1,215 @@
+"""Reading shards: one row group at a time, arrays as views of the bytes that were read."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import ShardError
+from pipeline.shards.schema import COLUMNS, SCHEMA_VERSION, Blob, Spec, arrow_schema
+
+_BROKEN = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises for bytes that aren't what they should be
+_REPLACE = "Fetch the file again, or delete it and run `dvmset release`: it is written anew from the features."
+
+
+class Shard:
+    """One shard, open for reading. Safe to share between threads; a process opens its own.
+
+    Args:
+        path: local path of the Parquet file.
+
+    Attributes:
+        spec: widths, rates, models and settings of the rows.
+        rows: number of rows.
+        row_groups: number of row groups; each but the last has `GROUP_ROWS` rows.
+
+    Raises:
+        ShardError: no such file, cut short, not one of ours, or of another schema version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            file = pq.ParquetFile(self.path, page_checksum_verification=True)
+        except FileNotFoundError:
+            raise ShardError(f"There is no shard {self.path}.", hint=_REPLACE) from None
+        except _BROKEN as error:
+            raise ShardError(
+                f"{self.path} can't be opened: it is cut short, damaged or no Parquet file ({error}).", hint=_REPLACE
+            ) from error
+        self._metadata = file.metadata
+        self._local = threading.local()  # pyarrow's reader must not be used by two threads at a time
+        self._local.file = file
+        self.spec = _spec(self.path, file.schema_arrow)
+        self.rows: int = self._metadata.num_rows
+        self.row_groups: int = self._metadata.num_row_groups
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for group in range(self.row_groups):
+            yield from self.read(group)
+
+    def group_rows(self, group: int) -> int:
+        """Number of rows of a row group."""
+        return int(self._metadata.row_group(group).num_rows)
+
+    def first_row(self, group: int) -> int:
+        """Index within the shard of a row group's first row."""
+        return sum(self.group_rows(g) for g in range(group))
+
+    def read(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The rows of one row group, page checksums verified.
+
+        Args:
+            group: index of the row group, 0..row_groups - 1.
+            columns: the columns wanted, all by default; what isn't asked for isn't read.
+
+        Returns:
+            One dict per row, as `Row(**row)` takes it if no column was left out. Arrays are read-only views of the
+            row group's memory in the shapes of `spec.blobs`; a row that is kept keeps its row group's columns alive.
+
+        Raises:
+            ShardError: damage; the message names file, rows and column. Or an unknown column or group.
+        """
+        names = list(COLUMNS) if columns is None else list(columns)
+        if unknown := [n for n in names if n not in COLUMNS]:
+            raise ShardError(f"Shards have no column {', '.join(unknown)}.", hint=f"Use some of {', '.join(COLUMNS)}.")
+        if not 0 <= group < self.row_groups:
+            raise ShardError(f"{self.path} has {self.row_groups} row groups; there is no group {group}.")
+        try:
+            values = self._load(group, names)
+        except _BROKEN as error:
+            first = self.first_row(group)
+            which = ", ".join(f"{name} ({why})" for name, why in self.damage(group, names)) or f"? ({error})"
+            raise ShardError(
+                f"{self.path} is damaged in row group {group} (rows {first} to {first + self.group_rows(group) - 1}), "
+                f"column {which}.",
+                hint=_REPLACE,
+            ) from error
+        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+    def damage(self, group: int, columns: Sequence[str] | None = None) -> list[tuple[str, str]]:
+        """The columns of a row group that can't be read, as (column, why); empty if all is well."""
+        found = []
+        for name in columns or COLUMNS:
+            try:
+                self._load(group, [name])
+            except _BROKEN as error:
+                found.append((name, str(error).strip().splitlines()[0]))
+        return found
+
+    def _load(self, group: int, names: Sequence[str]) -> list[list[Any]]:
+        """The values of each column of a row group."""
+        table = self._file().read_row_group(group, columns=names, use_threads=False)
+        if table.num_rows != self.group_rows(group):
+            raise ValueError(f"{table.num_rows} rows where the file says {self.group_rows(group)}")
+        return [self._decode(name, table.column(name)) for name in names]
+
+    def _file(self) -> pq.ParquetFile:
+        """This thread's reader."""
+        if not hasattr(self._local, "file"):
+            self._local.file = pq.ParquetFile(self.path, metadata=self._metadata, page_checksum_verification=True)
+        file: pq.ParquetFile = self._local.file
+        return file
+
+    def _decode(self, name: str, column: pa.ChunkedArray) -> list[Any]:
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        if name in self.spec.blobs:
+            return _arrays(array, self.spec.blobs[name])
+        if pa.types.is_list(array.type):
+            bounds = np.asarray(array.offsets).tolist()
+            flat = np.asarray(array.values)
+            return [flat[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        values: list[Any] = array.to_pylist()
+        return values
+
+
+def read_rows(
+    paths: Iterable[str | Path], columns: Sequence[str] | None = None, *, threads: int = 2
+) -> Iterator[dict[str, Any]]:
+    """All rows of some shards, in order; `threads` row groups are read at a time, ahead of whoever takes the rows."""
+    groups = ((shard, group) for shard in map(Shard, paths) for group in range(shard.row_groups))
+    return chain.from_iterable(_read_ahead(groups, columns, threads))
+
+
+def shuffled_rows(
+    paths: Iterable[str | Path],
+    seed: int,
+    columns: Sequence[str] | None = None,
+    *,
+    block: int = 32,
+    threads: int = 2,
+) -> Iterator[dict[str, Any]]:
+    """All rows of some shards in an order drawn from `seed`.
+
+    The row groups of all shards are permuted and read in blocks; the rows of a block are permuted again. Unlike a
+    buffer that rows trickle out of, a block holds no row group longer than it needs, so memory is `block` row groups.
+    """
+    order = random.Random(seed)
+    groups = [(shard, group) for shard in map(Shard, paths) for group in range(shard.row_groups)]
+    order.shuffle(groups)
+    ahead = _read_ahead(groups, columns, threads)
+    while rows := list(chain.from_iterable(islice(ahead, block))):
+        order.shuffle(rows)
+        yield from rows
+
+
+def _read_ahead(
+    groups: Iterable[tuple[Shard, int]], columns: Sequence[str] | None, threads: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each row group, in order; pyarrow lets go of the GIL, so threads do run side by side."""
+    pending: deque[Future[list[dict[str, Any]]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for shard, group in groups:
+            pending.append(pool.submit(shard.read, group, columns))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _spec(path: Path, schema: pa.Schema) -> Spec:
+    metadata = schema.metadata or {}
+    version = metadata.get(b"dvmset.schema_version")
+    if version is None:
+        raise ShardError(f"{path} is a Parquet file, but not a shard of dvmset.", hint="Name a shard of a release.")
+    if version != str(SCHEMA_VERSION).encode():
+        raise ShardError(
+            f"{path} has schema version {version.decode(errors='replace')}; this dvmset reads version {SCHEMA_VERSION}.",
+            hint="Use the dvmset that wrote it, or make the release anew with this one.",
+        )
+    try:
+        spec = Spec.from_metadata(metadata)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"The metadata of {path} can't be read: {error}.", hint=_REPLACE) from error
+    expected = arrow_schema(spec)
+    if missing := [n for n in expected.names if n not in schema.names]:
+        raise ShardError(f"{path} lacks the column {', '.join(missing)}.", hint=_REPLACE)
+    if not schema.equals(expected):
+        pairs = zip(expected, schema, strict=False)
+        other = next((f"{b} where {a} should be" for a, b in pairs if not a.equals(b)), "a column too many")
+        raise ShardError(f"{path} isn't laid out as schema version {SCHEMA_VERSION}: {other}.", hint=_REPLACE)
+    return spec
+
+
+def _arrays(array: pa.Array, blob: Blob) -> list[np.ndarray]:
+    """A binary column as one view per row; ValueError if a cell can't have that shape."""
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, np.int32, len(array) + 1, 4 * array.offset)
+    if np.any(odd := np.diff(bounds) % blob.step_bytes):
+        raise ValueError(f"{np.diff(bounds)[np.argmax(odd > 0)]} bytes are no whole number of steps of {blob.step_bytes}")
+    flat = np.frombuffer(data or b"", blob.dtype, bounds[-1] // np.dtype(blob.dtype).itemsize)
+    ends = (bounds // np.dtype(blob.dtype).itemsize).tolist()
+    return [flat[a:b].reshape(blob.shape) for a, b in zip(ends, ends[1:], strict=False)]

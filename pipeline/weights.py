@@ -1,0 +1,133 @@
+"""Where the models' weights lie, on this machine or on a hub, and the digests that name them. Loads no model library.
+
+A model is named `random:NAME` (seeded random numbers), `bundled:NAME` (`pipeline/nano/NAME.safetensors`), or as its
+library names it. Weights from a hub are looked for in `folder()`, then in the hub's own cache, then fetched. Only
+safetensors files are read: they hold no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import MissingWeights
+from pipeline.storage import digest, file_digest
+
+BUNDLED = Path(__file__).with_name("nano")
+SEED = 0  # of all `random:NAME` weights
+RANDOM_LICENCE = "Apache-2.0 (seeded random numbers, not trained)"
+
+
+def folder() -> Path:
+    """Where weights are put by hand: `$DVMSET_WEIGHTS`, else `dvmset/weights` in the user's cache folder."""
+    if place := os.environ.get("DVMSET_WEIGHTS"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvmset" / "weights"
+
+
+def bundled(name: str) -> Path:
+    """The file of `bundled:NAME`.
+
+    Raises:
+        MissingWeights: no weights of that name come with dvmset.
+    """
+    path = BUNDLED / f"{name}.safetensors"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"
+        raise MissingWeights(f"No bundled weights {name!r} ({path}).", hint=f"Bundled are: {names}.")
+    return path
+
+
+def given(path: str) -> Path:
+    """A weights file the settings name.
+
+    Raises:
+        MissingWeights: it isn't there, or isn't safetensors.
+    """
+    place = Path(path).expanduser()
+    if place.suffix != ".safetensors":
+        raise MissingWeights(f"{path} is not a safetensors file.", hint="Convert it: other formats can hold code.")
+    if not place.is_file():
+        raise MissingWeights(f"No weights file {path}.", hint="Mend the path in the profile.")
+    return place
+
+
+def from_hub(repo: str, name: str, *, download: bool = True) -> Path:
+    """A file of a Hugging Face repository.
+
+    Args:
+        repo: `owner/name`.
+        name: the file in it.
+        download: fetch it where it isn't on this machine yet.
+
+    Raises:
+        MissingWeights: it isn't on this machine and wasn't or couldn't be fetched.
+    """
+    place = folder() / repo / name
+    if place.is_file():
+        return place
+    # Asked first: the hub's client would otherwise check the network even for a file it has.
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if isinstance(cached := try_to_load_from_cache(repo, name), str):
+        return Path(cached)
+    reason = "it is not on this machine"
+    if download:
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            return Path(hf_hub_download(repo, name))
+        except (OSError, HFValidationError) as error:  # the hub's network and HTTP errors are OSErrors
+            reason = str(error).strip().splitlines()[0]
+    raise MissingWeights(
+        f"Weights {name} of {repo} are missing: {reason}",
+        hint=f"Let this machine reach huggingface.co, or fetch the file elsewhere and put it at {place}; "
+        "`dvmset doctor` checks it.",
+    )
+
+
+def header(path: Path) -> dict[str, str]:
+    """The metadata that a safetensors file carries in its header (8 bytes of length, then JSON).
+
+    Raises:
+        MissingWeights: the file is damaged or carries none.
+    """
+    damaged = MissingWeights(f"{path} is not a whole safetensors file.", hint="Fetch or make it again.")
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise damaged
+        try:
+            return dict(json.loads(file.read(size))["__metadata__"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise damaged from error
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a weights file; computed once per process as long as the file doesn't change."""
+    status = path.stat()
+    return _file_digest(path, status.st_mtime_ns, status.st_size)
+
+
+def digest_of_random(geometry: Mapping[str, Any], *libraries: str) -> str:
+    """Names seeded random weights without making them: their geometry, seed and the libraries that draw them."""
+    return digest({"geometry": dict(geometry), "seed": SEED, "libraries": {n: version(n) for n in sorted(libraries)}})
+
+
+def device(setting: str) -> str:
+    """The torch device meant by a `device` setting: `auto` is CUDA where there is one, else the CPU."""
+    if setting != "auto":
+        return setting
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@lru_cache(maxsize=16)
+def _file_digest(path: Path, _mtime_ns: int, _size: int) -> str:
+    return file_digest(path)

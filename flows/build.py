@@ -15,7 +15,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
 from pipeline.config import Profile
@@ -69,21 +69,19 @@ def release(data: str, profile: str) -> None:
     desk_of(data, profile).release()
 
 
-@flow(name="dvmset-build", validate_parameters=False)
-def build(data: str, profile: str, source_ids: list[str], listener: Listener | None = None) -> None:
+@flow(name="dvmset-build")
+def build(data: str, profile: str, source_ids: list[str]) -> None:
     """Brings sources up to date and makes a release.
 
     Args:
         data: data folder.
         profile: settings as JSON.
         source_ids: the sources to work on, in order.
-        listener: told when stages begin and end.
 
     Raises:
         DvmsetError: something that stops all sources, such as a full disk or missing weights.
     """
-    desk = desk_of(data, profile)
-    desk.listener = listener
+    threads = desk_of(data, profile).profile.fetch.threads
     waiting = iter(source_ids)
     landed: Queue[tuple[str, PrefectFuture[Any]]] = Queue()
     in_flight = 0
@@ -96,10 +94,10 @@ def build(data: str, profile: str, source_ids: list[str], listener: Listener | N
         future.add_done_callback(lambda f: landed.put((source_id, f)))
         return 1
 
-    for _ in range(2 * desk.profile.fetch.threads):
+    for _ in range(2 * threads):
         in_flight += submit_next()
     while in_flight:
-        batch = []
+        batch: list[str] = []
         while in_flight and len(batch) < BATCH and not (batch and landed.empty()):
             source_id, future = landed.get()
             in_flight += submit_next() - 1
@@ -115,6 +113,7 @@ def build(data: str, profile: str, source_ids: list[str], listener: Listener | N
 
 def run(desk: Desk, source_ids: list[str], listener: Listener | None = None) -> None:
     """Runs the build flow in this process, with no server to set up."""
-    runner = ThreadPoolTaskRunner(max_workers=desk.profile.fetch.threads)
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=desk.profile.fetch.threads)
     data, profile = str(desk.store), desk.profile.model_dump_json()
-    build.with_options(task_runner=runner)(data, profile, source_ids, listener)
+    desk_of(data, profile).listener = listener
+    build.with_options(task_runner=runner)(data, profile, source_ids)

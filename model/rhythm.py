@@ -14,7 +14,6 @@ pull the identities to zero and silence the deep injections.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.settings import RhythmSettings
@@ -84,14 +83,13 @@ class Rhythm(nn.Module):
         return [linear for linear in self.chain if isinstance(linear, nn.Linear)]
 
     def forward(
-        self, curve: Tensor, *, frames: int, steps: int, keep: Tensor | None = None, valid: Tensor | None = None
+        self, curve: Tensor, frames: int, *, keep: Tensor | None = None, valid: Tensor | None = None
     ) -> dict[int, Tensor]:
-        """What to add before each injected layer, [B, steps, D]: frame t at decoder step t, exact zeros elsewhere.
+        """What to add before each injected layer, [B, T, D]: row t belongs to decoder step t; later steps get nothing.
 
         Args:
             curve: [B, T25], d_t = 1 - cos(p_t, p_{t-1}), 25 Hz.
             frames: code frames T at 50 Hz.
-            steps: the decoder's steps, at least `frames`; those after the last frame get zeros.
             keep: [B] bool; False is the null condition. The null is set after the chain, whose biases would leak.
             valid: [B, T] bool; False behind the end of a clip that is shorter than the batch.
         """
@@ -104,7 +102,7 @@ class Rhythm(nn.Module):
         x = self.zero(self.lift(d[..., None]))  # [B, T, D]
         for layer, linear in zip(self.layers, self.chain, strict=True):
             x = linear(x)
-            injected[layer] = F.pad(x.masked_fill(dropped, 0.0), (0, 0, 0, steps - frames))
+            injected[layer] = x.masked_fill(dropped, 0.0)
         return injected
 
     @torch.no_grad()

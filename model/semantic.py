@@ -8,9 +8,9 @@ no key mask), so both are set to exact zeros after the projector, whose bias wou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,8 @@ def t5_config(settings: SemanticSettings) -> T5Config:
     from transformers import T5Config
 
     shape = T5_SHAPES[settings.t5.removeprefix("random:")]
-    return T5Config(**shape, dropout_rate=settings.t5_dropout, attn_implementation="eager")
+    values: dict[str, Any] = {**shape, "dropout_rate": settings.t5_dropout, "attn_implementation": "eager"}
+    return T5Config(**values)
 
 
 class Semantic(nn.Module):
@@ -60,7 +61,7 @@ class Semantic(nn.Module):
         dim: the decoder's width D.
 
     Attributes:
-        projector: MusicGen's `output_proj`, T5's width -> D; random until it is given the backbone's weights.
+        projector: MusicGen's `output_proj`, T5's width -> D; random until `load_projection`.
 
     Raises:
         MissingWeights: T5's weights are neither on disk nor to be fetched.
@@ -120,6 +121,21 @@ class Semantic(nn.Module):
         used = present if keep is None else present & keep[:, None]
         return cross.masked_fill(~used[..., None], 0.0)
 
+    def load_projection(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over MusicGen's `output_proj`, `weight` [D, T5's width] and `bias` [D].
+
+        Raises:
+            SettingsError: the checkpoint has none, or one for another T5.
+        """
+        own = {name: tuple(w.shape) for name, w in self.projector.state_dict().items()}
+        given = {name: tuple(w.shape) for name, w in state.items()}
+        if own != given:
+            raise SettingsError(
+                f"The decoder's weights hold the projection {given}, the preset wants {own}.",
+                hint="Take weights that belong together: MusicGen's were trained behind t5-base.",
+            )
+        self.projector.load_state_dict(state)
+
     def tokenize(self, prompts: Sequence[str]) -> Text:
         """Prompts -> T5 tokens on the module's device. Random weights have no vocabulary and read bytes, as ByT5."""
         tokens = _tokenizer(self.settings)(list(prompts), padding=True, return_tensors="pt")
@@ -158,6 +174,13 @@ def weights_digest(settings: SemanticSettings) -> str:
     return weights.digest_of_file(weights.from_hub(T5_HUB[settings.t5], "model.safetensors", download=False))
 
 
+def weights_licence(settings: SemanticSettings) -> str:
+    """The licence of T5's frozen weights."""
+    if settings.t5_from_scratch or settings.t5.startswith("random:"):
+        return weights.RANDOM_LICENCE
+    return "Apache-2.0 (T5, Google)"
+
+
 def _t5(settings: SemanticSettings) -> T5EncoderModel:
     from transformers import T5EncoderModel
 
@@ -175,13 +198,9 @@ def _add_lora(t5: nn.Module, settings: SemanticSettings) -> None:
     """LoRA on the encoder in place, its product zero at first; everything else of T5 is frozen by it."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_scale * settings.lora_rank,
-        target_modules=list(settings.lora_targets),
-        lora_dropout=0.0,
-    )
-    inject_adapter_in_model(config, t5)
+    scaling: Any = settings.lora_scale * settings.lora_rank  # declared an int by peft, which only divides by r
+    targets: list[str] = list(settings.lora_targets)
+    inject_adapter_in_model(LoraConfig(r=settings.lora_rank, lora_alpha=scaling, target_modules=targets), t5)
 
 
 def _tokenizer(settings: SemanticSettings) -> PreTrainedTokenizerBase:

@@ -26,7 +26,7 @@ Reduction = Literal["patch_distance", "patch_distance_flat", "cls_distance"]
 # The rows of the authors' ablation table, by the folder names of their demo pages. Each can be laid on any preset.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "t5_scratch": {"semantic": {"t5_from_scratch": True}},
-    "no_rhythm": {"rhythm": {"kind": "none"}},
+    "no_rhythm": {"rhythm": {"kind": "none", "lift": False}},
     "no_initial": {"rhythm": {"init": "default"}},
     "one_stage": {"one_stage": True},
     "cls_sim": {"rhythm": {"reduction": "cls_distance"}},
@@ -40,14 +40,8 @@ class DecoderSettings(Group):
 
     geometry: Literal["nano", "small", "medium", "large"] = "small"
     weights: str = Field(
-        "facebook/musicgen-small", description="hub name, bundled:NAME, or random:GEOMETRY for seeded random weights"
+        "facebook/musicgen-small", description="what `checkpoints.load_backbone` takes; random:SEED for random weights"
     )
-
-    @model_validator(mode="after")
-    def _random_in_its_own_shape(self) -> Self:
-        if self.weights.startswith("random:") and self.weights != f"random:{self.geometry}":
-            raise ValueError(f"weights of geometry {self.geometry} can't be {self.weights}")
-        return self
 
 
 class SemanticSettings(Group):

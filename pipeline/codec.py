@@ -26,7 +26,8 @@ from pipeline.nano import geometry
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCK_S = 0.4  # gating block of ITU-R BS.1770: shorter audio has no integrated loudness
+BLOCK_S = 0.4  # gating block of ITU-R BS.1770: the least it can measure
+GATE_LUFS = -70.0  # its absolute gate: what lies below counts as silence
 
 _HUB_FILE = "model.safetensors"
 _LICENCES = {"facebook/encodec_32khz": "CC-BY-NC 4.0 (Meta, EnCodec 32 kHz of MusicGen)"}
@@ -37,9 +38,8 @@ class Loudness:
     """How loud the audio was and what was done about it.
 
     Attributes:
-        lufs: integrated loudness before; -inf for silence (all below the standard's gate of -70 LUFS), nan for less
-            than `BLOCK_S` of audio, which the standard can't measure.
-        gain_db: what the audio was multiplied by; 0 where there is no loudness to go by.
+        lufs: integrated loudness before; `GATE_LUFS` for silence, where the standard has no number.
+        gain_db: what the audio was multiplied by; 0 for silence.
     """
 
     lufs: float
@@ -49,7 +49,9 @@ class Loudness:
 def normalise(audio: np.ndarray, rate: int, *, lufs: float, peak_db: float) -> tuple[np.ndarray, Loudness]:
     """Brings audio to a loudness by one gain for all of it; where a peak would pass the ceiling the gain is less.
 
-    Loudness is integrated loudness of ITU-R BS.1770-4 as pyloudnorm measures it; peaks are true peaks (`true_peak_db`).
+    Loudness is integrated loudness of ITU-R BS.1770-4, measured by pyloudnorm with De Man's filters (which meet the
+    standard's at any rate; its default ones read 0.04 LU low at 1 kHz). Audio shorter than the standard's block is
+    measured as if silence followed. Peaks are true peaks (`true_peak_db`).
 
     Args:
         audio: [N] or [C, N] float32.
@@ -62,11 +64,11 @@ def normalise(audio: np.ndarray, rate: int, *, lufs: float, peak_db: float) -> t
     """
     import pyloudnorm
 
-    if audio.shape[-1] < BLOCK_S * rate:
-        return audio, Loudness(math.nan, 0.0)
-    measured = float(pyloudnorm.Meter(rate).integrated_loudness(audio.T.astype(np.float64)))
+    missing = max(0, math.ceil(BLOCK_S * rate) - audio.shape[-1])
+    measurable = np.pad(audio.astype(np.float64), [(0, 0)] * (audio.ndim - 1) + [(0, missing)])
+    measured = float(pyloudnorm.Meter(rate, filter_class="DeMan").integrated_loudness(measurable.T))
     if math.isinf(measured):
-        return audio, Loudness(measured, 0.0)
+        return audio, Loudness(GATE_LUFS, 0.0)
     gain_db = min(lufs - measured, peak_db - true_peak_db(audio))
     return (audio * 10 ** (gain_db / 20)).astype(np.float32), Loudness(measured, gain_db)
 
@@ -92,7 +94,7 @@ class Codec:
     """
 
     def __init__(self, model: Any, *, device: str, id: str, digest: str, licence: str) -> None:
-        if model.channels != 1 or model.sample_rate % model.frame_rate:
+        if model.channels != 1 or model.frame_rate % 1 or model.sample_rate % model.frame_rate:
             raise SettingsError(
                 f"{id} has {model.channels} channels and {model.frame_rate} frames a second.",
                 hint="Use a mono codec with a whole number of frames a second.",
@@ -152,7 +154,7 @@ def load_codec(settings: CodecSettings) -> Codec:
         SettingsError: no such model, or one that doesn't suit.
         DvmsetError: audiocraft is not installed.
     """
-    kind, name = _kind(settings)
+    kind, name = weights.kind_and_name(settings.model)
     path = weights_path(settings)
     if path is None:
         model = build_codec(geometry.named(geometry.CODEC, name))
@@ -161,7 +163,7 @@ def load_codec(settings: CodecSettings) -> Codec:
     elif kind == "bundled":
         header = weights.header(path)
         model = build_codec(geometry.from_header(geometry.CodecGeometry, header))
-        _fill(model, path)
+        weights.fill(model, path)
         label, licence = f"bundled:{name}", header["licence"]
     else:
         model = _pretrained(path)
@@ -176,7 +178,7 @@ def weights_path(settings: CodecSettings, *, download: bool = True) -> Path | No
     Raises:
         MissingWeights: it is neither here nor, with `download`, reachable.
     """
-    kind, name = _kind(settings)
+    kind, name = weights.kind_and_name(settings.model)
     if kind == "random":
         return None
     if kind == "bundled":
@@ -191,7 +193,7 @@ def weights_digest(settings: CodecSettings, *, download: bool = True) -> str:
     Raises:
         MissingWeights, SettingsError: as `weights_path`.
     """
-    _, name = _kind(settings)
+    _, name = weights.kind_and_name(settings.model)
     path = weights_path(settings, download=download)
     if path is None:
         return weights.digest_of_random(asdict(geometry.named(geometry.CODEC, name)), "torch", "audiocraft")
@@ -199,7 +201,7 @@ def weights_digest(settings: CodecSettings, *, download: bool = True) -> str:
 
 
 def build_codec(shape: geometry.CodecGeometry) -> Any:
-    """audiocraft's `EncodecModel` of that shape with MusicGen's options and seeded random weights."""
+    """An `EncodecModel` of audiocraft, put together as MusicGen's is, with seeded random weights."""
     import torch
 
     with _quiet():
@@ -230,31 +232,17 @@ def build_codec(shape: geometry.CodecGeometry) -> Any:
             ).eval()
 
 
-def _kind(settings: CodecSettings) -> tuple[str, str]:
-    """(`random`, `bundled` or `hub`, name)."""
-    kind, colon, name = settings.model.partition(":")
-    return (kind, name) if colon else ("hub", settings.model)
-
-
 def _pretrained(path: Path) -> Any:
-    """A codec of the hub in audiocraft's wrapper, as `CompressionModel.get_pretrained` makes it, but from safetensors."""
+    """A codec of the hub as `CompressionModel.get_pretrained` makes it, but from safetensors."""
     with _quiet():
         from audiocraft.models.encodec import HFEncodecCompressionModel, HFEncodecModel
+        from safetensors import SafetensorError
 
         try:
             inner = HFEncodecModel.from_pretrained(path.parent, local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise MissingWeights(f"{path.parent} does not hold an EnCodec: {error}", hint="Fetch it again.") from error
         return HFEncodecCompressionModel(inner)
-
-
-def _fill(model: Any, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise MissingWeights(f"{path} does not fit its own geometry: {error}", hint="Make it again.") from error
 
 
 def _draw_codebooks(model: Any) -> None:
@@ -276,7 +264,7 @@ def _draw_codebooks(model: Any) -> None:
 
 
 def _probe(rate: int, draw: Any) -> Tensor:
-    """[1, 1, 16 s] float32 at about -14 LUFS: decaying notes over five octaves with four harmonics, and a little noise."""
+    """[1, 1, 16 s] float32, about -14 LUFS: decaying notes with four harmonics over five octaves, a little noise."""
     import torch
 
     notes, each = 64, rate // 4
@@ -289,9 +277,9 @@ def _probe(rate: int, draw: Any) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """For importing and building audiocraft's classes: without the two known warnings, and with a clear error if it is missing.
+    """Around imports from audiocraft (seconds) and its constructors: a clear error if it is missing, two warnings less.
 
-    The warnings: xformers' kernels don't fit this torch (audiocraft needs none of them); weight_norm is deprecated.
+    These are: xformers' kernels don't fit this torch (nothing here uses them), and weight_norm is deprecated.
     """
     log = logging.getLogger("xformers")
     level = log.level

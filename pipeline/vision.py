@@ -30,7 +30,7 @@ from pipeline.media import frames_at
 from pipeline.nano import geometry
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 FPS = 25  # of the curves; every 25th frame gives a global token
 
@@ -74,7 +74,7 @@ class VisionEncoder:
 
     def __init__(
         self,
-        tower: nn.Module,
+        tower: Any,
         *,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
@@ -166,9 +166,9 @@ def load_vision(settings: VisionSettings) -> VisionEncoder:
         MissingWeights: its weights are neither here nor reachable, or don't fit.
         SettingsError: no such model, or one whose image tower or preprocessing isn't CLIP's.
     """
-    kind, name = _kind(settings)
+    kind, name = weights.kind_and_name(settings.model)
     path = weights_path(settings)
-    if kind == "open_clip":
+    if not kind:
         tower, preprocess = _named_tower(settings, path)
         source = Path(settings.weights).name
         label, licence = f"open_clip:{name}:{source}", _LICENCES.get(source, f"that of open_clip's weights {source}")
@@ -182,7 +182,7 @@ def load_vision(settings: VisionSettings) -> VisionEncoder:
         else:
             header = weights.header(path)
             tower = build_tower(geometry.from_header(geometry.VisionGeometry, header))
-            _fill(tower, path)
+            weights.fill(tower, path)
             label, licence = f"bundled:{name}", header["licence"]
     return VisionEncoder(
         tower,
@@ -202,7 +202,7 @@ def weights_path(settings: VisionSettings, *, download: bool = True) -> Path | N
         MissingWeights: it is neither here nor, with `download`, reachable.
         SettingsError: open_clip knows no such model or tag.
     """
-    kind, name = _kind(settings)
+    kind, name = weights.kind_and_name(settings.model)
     if kind == "random":
         return None
     if kind == "bundled":
@@ -219,15 +219,15 @@ def weights_digest(settings: VisionSettings, *, download: bool = True) -> str:
     Raises:
         MissingWeights, SettingsError: as `weights_path`.
     """
-    kind, name = _kind(settings)
+    _, name = weights.kind_and_name(settings.model)
     path = weights_path(settings, download=download)
     if path is None:
         return weights.digest_of_random(asdict(geometry.named(geometry.VISION, name)), "torch", "open_clip_torch")
     return weights.digest_of_file(path)
 
 
-def build_tower(shape: geometry.VisionGeometry) -> nn.Module:
-    """open_clip's `VisionTransformer` with seeded random weights, without projection, handing back all tokens."""
+def build_tower(shape: geometry.VisionGeometry) -> Any:
+    """A `VisionTransformer` of open_clip with seeded random weights, without projection, handing back all tokens."""
     import torch
     from open_clip.transformer import QuickGELU, VisionTransformer
 
@@ -247,12 +247,6 @@ def build_tower(shape: geometry.VisionGeometry) -> nn.Module:
     return tower
 
 
-def _kind(settings: VisionSettings) -> tuple[str, str]:
-    """(`random`, `bundled` or `open_clip`, name)."""
-    kind, colon, name = settings.model.partition(":")
-    return (kind, name) if colon else ("open_clip", settings.model)
-
-
 def _hub(model: str, tag: str) -> str:
     """The Hugging Face repository of an open_clip tag."""
     import open_clip
@@ -266,10 +260,11 @@ def _hub(model: str, tag: str) -> str:
     return str(known.rstrip("/"))
 
 
-def _named_tower(settings: VisionSettings, path: Path | None) -> tuple[nn.Module, dict[str, Any]]:
+def _named_tower(settings: VisionSettings, path: Path | None) -> tuple[Any, dict[str, Any]]:
     """(image tower, preprocessing) of one of open_clip's models, loaded by open_clip."""
     import open_clip
     from open_clip.transformer import VisionTransformer
+    from safetensors import SafetensorError
 
     name, tag = settings.model, settings.weights
     config = open_clip.get_model_config(name)
@@ -283,7 +278,7 @@ def _named_tower(settings: VisionSettings, path: Path | None) -> tuple[nn.Module
         )
     try:
         model = open_clip.create_model(name, pretrained=str(path))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise MissingWeights(f"{path} does not hold the weights of {name}: {error}", hint="Fetch it again.") from error
     tower = model.visual
     preprocess = open_clip.get_model_preprocess_cfg(model) | trained
@@ -294,15 +289,6 @@ def _named_tower(settings: VisionSettings, path: Path | None) -> tuple[nn.Module
         raise SettingsError(f"{name} wants frames that are scaled in another way than `media.frames_at` does.")
     tower.proj, tower.output_tokens = None, True
     return tower, preprocess
-
-
-def _fill(tower: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        tower.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        raise MissingWeights(f"{path} does not fit its own geometry: {error}", hint="Make it again.") from error
 
 
 def _distinct(frames: Iterable[np.ndarray], steps: list[int]) -> Iterator[np.ndarray]:
@@ -336,7 +322,7 @@ def _distances(tokens: Tensor) -> Tensor:
     return torch.stack([each[:, 1:].mean(dim=1), flat, each[:, 0]], dim=1)
 
 
-def _keep_fp32(layer: nn.Module) -> None:
+def _keep_fp32(layer: Any) -> None:
     """Keeps a layer out of autocast. With the patch embedding in float32 the residual stream stays float32 too, and
     only the matrix products are bfloat16: ten times closer to float32 than bfloat16 throughout, at about its speed.
     """
@@ -348,4 +334,4 @@ def _keep_fp32(layer: nn.Module) -> None:
         with torch.autocast(x.device.type, enabled=False):
             return forward(x)
 
-    layer.forward = exact  # type: ignore[method-assign]
+    layer.forward = exact

@@ -15,12 +15,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import MissingWeights
+from pipeline.errors import MissingWeights, SettingsError
 from pipeline.storage import digest, file_digest
 
 BUNDLED = Path(__file__).with_name("nano")
 SEED = 0  # of all `random:NAME` weights
 RANDOM_LICENCE = "Apache-2.0 (seeded random numbers, not trained)"
+
+
+def kind_and_name(model: str) -> tuple[str, str]:
+    """(`random`, `bundled` or, for a name of the model's library, nothing; the name)."""
+    kind, colon, name = model.partition(":")
+    if not colon:
+        return "", model
+    if kind not in ("random", "bundled"):
+        raise SettingsError(f"No kind of weights {kind!r} in {model!r}.", hint="Use random:NAME or bundled:NAME.")
+    return kind, name
 
 
 def folder() -> Path:
@@ -106,6 +116,21 @@ def header(path: Path) -> dict[str, str]:
             return dict(json.loads(file.read(size))["__metadata__"])
         except (ValueError, LookupError, TypeError) as error:
             raise damaged from error
+
+
+def fill(model: Any, path: Path) -> None:
+    """Loads a safetensors file into a torch module that it has to fit exactly.
+
+    Raises:
+        MissingWeights: it doesn't.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise MissingWeights(f"{path} does not fit the model: {error}", hint="Fetch or make it again.") from error
 
 
 def digest_of_file(path: Path) -> str:

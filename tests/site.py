@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -100,6 +101,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def handle(self) -> None:
+        """All requests of a connection, until the client has had enough."""
+        with suppress(ConnectionError):
+            super().handle()
+
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the site keeps its own log."""
 
@@ -113,13 +119,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(parts.path).lstrip("/")
         first, _, rest = path.partition("/")
         route = ROUTES.get(first)
-        try:
-            if route is None:
-                self.send_file(path)
-            else:
-                route(self, rest, parts.query, visit)
-        except ConnectionError:
-            self.close_connection = True  # the client has had enough
+        if route is None:
+            self.send_file(path)
+        else:
+            route(self, rest, parts.query, visit)
 
     # answers, used by the routes
 
@@ -258,10 +261,12 @@ def _flip(block: bytes, offset: int, size: int) -> bytes:
 
 
 def _page(handler: _Handler, rest: str, query: str, visit: int) -> None:
-    """A page with a video for each name in the path, parted by commas."""
+    """A page that declares a video, or shows several, their names parted by commas."""
     names = [name for name in rest.split(",") if name]
-    tags = "".join(f'<meta property="og:video" content="/{name}">' for name in names[:1])
-    tags += "".join(f'<video src="/{name}"></video>' for name in names[1:] and names)
+    if len(names) == 1:
+        tags = f'<meta property="og:video" content="/{rest}">'
+    else:
+        tags = "".join(f'<video src="/{name}"></video>' for name in names)
     title = '<meta property="og:title" content="../../etc/passwd">'
     handler.send_text(f"<!doctype html><html><head><title>A page</title>{title}{tags}</head><body>Words.</body></html>")
 
@@ -306,7 +311,7 @@ ROUTES: dict[str, Route] = {
     "truncated": lambda h, rest, q, v: h.send_file(rest, share=0.4),  # cut before the declared length
     "length": _length,  # /length/FILE: half the length declared, and sent
     "nolength": lambda h, rest, q, v: h.send_file(rest, declared=None),  # no length declared
-    "slow": lambda h, rest, q, v: h.send_file(rest, pause_s=0.25),  # 256 KiB a second
+    "slow": lambda h, rest, q, v: h.send_file(rest, pause_s=0.1),  # 640 KiB a second
     "flipped": lambda h, rest, q, v: h.send_file(rest, change=_flip),  # bytes damaged on the way
     "page": _page,  # /page/FILE,FILE: HTML with these videos; /page/ without any
     "endless": _endless,  # an HTML page without end

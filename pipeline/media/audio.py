@@ -40,10 +40,10 @@ def audio_blocks(
 ) -> Iterator[np.ndarray]:
     """The sound of [start_s, end_s) in blocks, decoded once in bounded memory.
 
-    Sample k of the whole file lies at k / rate seconds from time zero; the window starts at sample round(start_s * rate)
+    Sample k of the whole file lies k / rate seconds after time zero; the window starts at sample round(start_s * rate)
     and its blocks hold round((end_s - start_s) * rate) samples together. Where the stream has none (a delayed start, a
-    gap of more than 25 ms, after its end) they hold zeros. Mono is the mean of left and right; surround is mixed down by
-    ITU-R BS.775 without its LFE, scaled so that it can't clip.
+    gap of more than 25 ms, after its end) they hold zeros. Mono is the mean of left and right; surround is mixed down
+    by ITU-R BS.775 without its LFE, scaled so that it can't clip.
 
     Args:
         path: a file with sound.
@@ -94,7 +94,8 @@ def _blocks(path: str | Path, rate: int, channels: int, first: int, total: int, 
 def _signal(container: InputContainer, stream: Any, native: int, begin: int, channels: int) -> Iterator[np.ndarray]:
     """The stream from native sample `begin` (counted from time zero) to its end, [channels, n] each.
 
-    Only mp4's own index is exact to the sample, so only there is a far start sought; elsewhere all before it is decoded.
+    Only mp4's index is exact to the sample, so only there is a far start sought; elsewhere all before it is decoded.
+    After a seek the noise that some AAC files have their decoder make up (PNS) is another, at the same loudness.
     """
     zero, unit = time_zero(container), tick(stream)
     if "mov" in container.format.name and (1 / (unit * native)).denominator == 1 and begin > PREROLL_S * native:
@@ -124,23 +125,25 @@ def _signal(container: InputContainer, stream: Any, native: int, begin: int, cha
 def downmix(frame: AudioFrame, channels: int) -> np.ndarray:
     """The samples of a frame as [channels, n] float32 in -1..1; see `audio_blocks` for how channels are mixed."""
     samples = frame.to_ndarray()
-    names = [channel.name for channel in frame.layout.channels]
+    names = tuple(channel.name for channel in frame.layout.channels)
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(names)).T
     if samples.dtype == np.uint8:
         samples = (samples.astype(np.float32) - 128) / 128
     elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / np.float32(-float(np.iinfo(samples.dtype).min))
-    return (_mixing(tuple(names), channels) @ samples).astype(np.float32, copy=False)
+        samples = samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    return (_mixing(names, channels) @ samples).astype(np.float32, copy=False)
 
 
 def _mixing(names: tuple[str, ...], channels: int) -> np.ndarray:
-    """[channels, len(names)] float32 gains; a layout that isn't known is averaged."""
+    """[channels, len(names)] float32 gains; a layout without names is mono or stereo, or else averaged."""
     half = math.sqrt(0.5)
     gains = {
         "FL": (1, 0), "FR": (0, 1), "FC": (half, half), "LFE": (0, 0), "BL": (half, 0), "BR": (0, half),
         "SL": (half, 0), "SR": (0, half), "BC": (0.5, 0.5), "FLC": (1, 0), "FRC": (0, 1), "DL": (1, 0), "DR": (0, 1),
     }  # fmt: skip
+    if "NONE" in names and len(names) <= 2:  # plain WAV and AVI
+        names = ("FC",) if len(names) == 1 else ("FL", "FR")
     if not set(names) <= gains.keys() or set(names) == {"LFE"}:
         return np.full((channels, len(names)), 1 / len(names), np.float32)
     stereo = np.array([gains[name] for name in names], np.float32).T

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -14,8 +14,11 @@ from av.container import InputContainer
 
 from pipeline.errors import SourceError
 
-# Demuxers that read one plain file. Playlists (hls, dash, concat) are left out: they'd fetch what a stranger wrote in them.
+# Demuxers that read one plain file. Playlists (hls, dash, concat) are left out: they fetch what a stranger wrote.
 DEMUXERS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,mp3,aac,flac,wav"
+
+
+Kind = Literal["video", "audio"]
 
 
 @contextmanager
@@ -31,8 +34,14 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
         raise SourceError(f"{path.name} is empty.", "corrupt", hint="Fetch it again.")
     try:
         # `file:` keeps a colon in a name from being read as a protocol.
-        container = av.open(f"file:{path}", options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"})
-    except av.error.InvalidDataError as error:
+        container = av.open(
+            f"file:{path}",
+            options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
+            metadata_errors="replace",  # a damaged file's tags may be no text
+        )
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
         raise SourceError(
             f"{path.name} is not a media file, or its index is missing.", "corrupt", hint="Fetch it again."
         ) from error
@@ -42,7 +51,7 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
     except av.error.DecoderNotFoundError as error:
         raise SourceError(f"{path.name} has a codec that can't be decoded here.", "unsupported") from error
     except av.error.FFmpegError as error:
-        # A full disk or a broken one is not the file's fault; "not permitted" is what a failed seek says.
+        # A full or broken disk is not the file's fault; "not permitted" is how FFmpeg says that a seek failed.
         if isinstance(error, OSError) and not isinstance(error, PermissionError):
             raise
         raise SourceError(
@@ -50,13 +59,13 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
         ) from error
 
 
-def find_stream(container: InputContainer, kind: str) -> Any:
+def find_stream(container: InputContainer, kind: Kind) -> Any:
     """The stream of `kind` ("video" or "audio") that a player would show, or None; a cover picture is not a video.
 
     Raises:
         SourceError: `unsupported`, the stream is there but has no decoder.
     """
-    stream = container.streams.best(kind)  # type: ignore[call-overload]
+    stream = container.streams.best(kind)
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         return None
     if stream.codec_context is None:
@@ -64,7 +73,7 @@ def find_stream(container: InputContainer, kind: str) -> Any:
     return stream
 
 
-def need_stream(container: InputContainer, kind: str) -> Any:
+def need_stream(container: InputContainer, kind: Kind) -> Any:
     """`find_stream`, or a `SourceError` (`unsupported`) that says it's missing."""
     stream = find_stream(container, kind)
     if stream is None:
@@ -73,7 +82,7 @@ def need_stream(container: InputContainer, kind: str) -> Any:
 
 
 def time_zero(container: InputContainer) -> Fraction:
-    """The container's start time in seconds. FFmpeg rounds it to a microsecond; the stream it comes from has it exact."""
+    """The container's start time in seconds: FFmpeg rounds it to a microsecond, its stream has it exact."""
     zero = Fraction(container.start_time or 0, av.time_base)
     starts = [s.start_time * tick(s) for s in container.streams if s.start_time is not None]
     nearest = min(starts, key=lambda start: abs(start - zero), default=zero)

@@ -30,12 +30,12 @@ def frames_at(
 
     Args:
         path: a file with video.
-        times: seconds from time zero, ascending; taken one at a time. Dense times are decoded in one go, far ones sought.
+        times: seconds from time zero, ascending, taken one at a time. Dense ones are decoded in a row, far ones sought.
         size: scale the shorter side to `size` (bicubic with antialiasing, longer side rounded down, as torchvision's
             `Resize`), then cut the centre out (as its `CenterCrop`). None keeps the display size.
 
     Yields:
-        [H, W, 3] uint8 RGB, one per time; [size, size, 3] with `size`. Read-only: a held picture is the same array again.
+        [H, W, 3] uint8 RGB, one per time; [size, size, 3] with `size`. Read-only; a held picture is the same array.
 
     Raises:
         SourceError: `unsupported` without a video stream; `corrupt` if a picture that's needed can't be decoded.
@@ -157,10 +157,10 @@ def upright(rgb: np.ndarray, picture: VideoFrame) -> np.ndarray:
 
     The matrix takes a stored point (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h.
     """
-    data = picture.side_data.get("DISPLAYMATRIX")
-    if data is None:
+    matrix: Any = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return rgb
-    a, b, _, c, d = np.frombuffer(data, np.int32)[:5]
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
     if abs(b) > abs(a):
         rgb, a, d = rgb.transpose(1, 0, 2), c, b
     return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 from av.container import InputContainer
-from av.error import InvalidDataError
+from av.error import FFmpegError
 
 from pipeline.errors import SourceError
-from pipeline.media.container import need_stream, opened, tick
+from pipeline.media.container import Kind, need_stream, opened, tick
 from pipeline.media.probe import MediaInfo, Survey, Track, survey
 
 SHARE = 0.02  # of the packets, or of the duration, may be missing
 GAP_S = 1.0  # without a packet; three packets' time where they are rarer than that
 ROUNDED_S = 1.0  # sites give durations in whole seconds
 AUDIO_END_S = 1.0  # decoded at each end
+LEAD_S = 1.0  # sought ahead of the last span: MPEG-TS lands late, audio decoders need a few packets to settle
 
 
 def check_integrity(path: str | Path, *, expected_s: float | None = None) -> MediaInfo:
@@ -33,13 +34,14 @@ def check_integrity(path: str | Path, *, expected_s: float | None = None) -> Med
         expected_s: the duration that the page or playlist gave; 2 % or a second off is too much, whichever is more.
 
     Raises:
-        SourceError: `corrupt`: packets cut short; more than 2 % of the packets missing that the index declares or that
-            an even rate asks for; more than 2 % of the header's duration missing; a gap of a second (in video only at an
+        SourceError: `corrupt`: packets cut short; more than 2 % of the packets missing that the index declares or an
+            even rate asks for; more than 2 % of the header's duration missing; a gap of a second (in video only at an
             even rate: a variable one may pause); an end that doesn't decode. `unsupported` as in `probe`.
         OSError: the file isn't there.
     """
     found = survey(path)
-    tracks = {kind: track for kind, track in (("video", found.video), ("audio", found.audio)) if track}
+    kinds: tuple[tuple[Kind, Track | None], ...] = (("video", found.video), ("audio", found.audio))
+    tracks = {kind: track for kind, track in kinds if track}
     problems = [_missing(kind, track) or _gap(kind, track) for kind, track in tracks.items()]
     why = next(filter(None, [*problems, _too_short(found, expected_s)]), "")
     if not why:
@@ -87,18 +89,21 @@ def _too_short(found: Survey, expected_s: float | None) -> str:
     return ""
 
 
-def _undecodable_end(path: str | Path, kind: str, track: Track) -> str:
+def _undecodable_end(path: str | Path, kind: Kind, track: Track) -> str:
     """Decodes the first and the last group of pictures, or second of sound."""
-    if kind == "video" and len(track.key_stamps):
-        first, last = track.key_stamps[0], track.key_stamps[-1]
-        spans = {"start": (first, track.key_stamps[1] if first < last else last), "end": (last, track.stamps[-1])}
+    first, last = track.stamps[0], track.stamps[-1]
+    if kind == "audio":
+        head, tail = first + AUDIO_END_S, max(first, last - AUDIO_END_S)
     else:
-        first, last = track.stamps[0], max(track.stamps[0], track.stamps[-1] - AUDIO_END_S)
-        spans = {"start": (first, first + AUDIO_END_S), "end": (last, track.stamps[-1])}
+        keys = track.key_stamps if len(track.key_stamps) else track.stamps[:1]
+        first, head, tail = keys[0], keys[min(1, len(keys) - 1)], keys[-1]
+    spans = {"start": (first, head), "end": (tail, last)} if first < tail else {"start": (first, last)}
     with opened(path) as container:
         stream = need_stream(container, kind)
         stream.codec_context.options = {"err_detect": "explode"}  # else FFmpeg paints over damage
         for where, (since, until) in spans.items():
+            if since > first:
+                container.seek(round(max(first, since - LEAD_S) / float(tick(stream))), stream=stream)
             if not _decodes(container, stream, since, until):
                 return f"its {kind} can't be decoded at the {where}"
     return ""
@@ -111,16 +116,15 @@ def _decodes(container: InputContainer, stream: Any, since: float, until: float)
     bit reservoir. Pictures are decoded on one thread, so that an error belongs to the packet that raised it.
     """
     unit, got = float(tick(stream)), 0
-    lead = 0.0 if stream.type == "video" else AUDIO_END_S
-    container.seek(round((since - lead) / unit), stream=stream)
     for packet in container.demux(stream):
         stamp = packet.pts if packet.pts is not None else packet.dts
         at = stamp * unit if stamp is not None else until
         if at > until + unit:
+            got += len(stream.codec_context.decode(None))
             break
         try:
             got += len(packet.decode())
-        except InvalidDataError:
+        except FFmpegError:
             if at >= since - unit:
                 return False
-    return got > 0 or len(stream.codec_context.decode(None)) > 0
+    return got > 0

@@ -76,9 +76,10 @@ class Track:
     Attributes:
         stamps: presentation times, seconds on the container's own clock, ascending; float64, for finding gaps.
         key_stamps: those of the key packets.
-        interval: median seconds between neighbours; 0 for a single packet.
+        interval: usual seconds between neighbours; 0 for a single packet.
         variable: whether they are unevenly spaced; one or two holes don't make a rate variable.
         start: of the first packet, exact.
+        last: stamp of the last packet, exact.
         end: of the last packet, exact.
         packets: read from the file, hidden ones too.
         declared: packets the container's index promises; 0 if it has none.
@@ -90,6 +91,7 @@ class Track:
     interval: float
     variable: bool
     start: Fraction
+    last: Fraction
     end: Fraction
     packets: int
     declared: int
@@ -120,7 +122,7 @@ def survey(path: str | Path) -> Survey:
     """`probe`, with the packet tables that the integrity gate looks at."""
     name = Path(path).name
     with opened(path) as container:
-        streams = {kind: find_stream(container, kind) for kind in ("video", "audio")}
+        streams = {"video": find_stream(container, "video"), "audio": find_stream(container, "audio")}
         if not any(streams.values()):
             raise SourceError(f"{name} has neither video nor audio.", "unsupported")
         tracks = _read_packets(container, [s for s in streams.values() if s])
@@ -164,14 +166,14 @@ def _audio(stream: Any, track: Track, zero: Fraction) -> AudioStream:
 
 
 def _rate(stream: Any, track: Track) -> Fraction | None:
-    """The container's average rate if the packets bear it out (it has 24000/1001 exact), else theirs."""
-    if len(track.stamps) < 2:
+    """Counted from the packets; the header's rate is taken where the two differ by no more than rounded stamps."""
+    if track.interval == 0:
         return None
-    counted = (len(track.stamps) - 1) / float(track.stamps[-1] - track.stamps[0])
-    said = stream.average_rate
-    if said and abs(float(said) / counted - 1) < 0.002:
-        return Fraction(said.numerator, said.denominator)
-    return Fraction(counted).limit_denominator(1001)
+    counted = (len(track.stamps) - 1) / (track.last - track.start)
+    slack = 2 * tick(stream) / (track.last - track.start)
+    said = [Fraction(r.numerator, r.denominator) for r in (stream.average_rate, stream.guessed_rate) if r]
+    nearest = min(said, key=lambda rate: abs(rate / counted - 1), default=counted)
+    return nearest if abs(nearest / counted - 1) <= slack else counted
 
 
 def _rotation(path: str | Path) -> int:
@@ -179,7 +181,7 @@ def _rotation(path: str | Path) -> int:
     with opened(path) as container:
         picture = next(container.decode(find_stream(container, "video")), None)
         if picture is None:
-            raise SourceError(f"{Path(path).name} has no picture that can be decoded.", "corrupt", hint="Fetch it again.")
+            raise SourceError(f"{Path(path).name}: no picture can be decoded.", "corrupt", hint="Fetch it again.")
         return int(round(picture.rotation / 90) * 90 % 360)
 
 
@@ -206,15 +208,18 @@ class _Tally:
         stamps = np.sort(np.frombuffer(self.stamps, np.int64))
         steps = np.diff(stamps)
         interval = int(np.median(steps)) if len(steps) else 0
+        regular = abs(steps - interval) <= 1  # a tick is lost or won where a container rounds
         # The last packet's length is often missing (matroska) or padded to fit the file's.
         end = max(max(self.ends), int(stamps[-1]) + interval if max(self.ends) == stamps[-1] else 0)
-        start = max(int(stamps[0]), self.stream.start_time or int(stamps[0]))  # a codec's priming is not heard
+        begin = self.stream.start_time
+        start = int(stamps[0]) if begin is None else max(int(stamps[0]), begin)  # a codec's priming is not heard
         return Track(
             stamps=stamps * float(unit),
             key_stamps=np.sort(np.frombuffer(self.key_stamps, np.int64)) * float(unit),
-            interval=float(interval * unit),
-            variable=int((abs(steps - interval) > 1).sum()) > max(2, IRREGULAR_SHARE * len(stamps)),
+            interval=float(steps[regular].mean() * unit) if len(steps) else 0.0,
+            variable=int((~regular).sum()) > max(2, IRREGULAR_SHARE * len(stamps)),
             start=start * unit,
+            last=int(stamps[-1]) * unit,
             end=end * unit,
             packets=self.packets,
             declared=self.stream.frames,

@@ -87,8 +87,9 @@ def mux(
 
 @contextmanager
 def _mp4(path: str | Path) -> Iterator[OutputContainer]:
-    """An mp4 that can be played while it loads, with no dates or version strings, so that equal input gives equal bytes."""
-    options = {"movflags": "+faststart", "fflags": "+bitexact"}
+    """An mp4 that plays while it loads, without dates or version strings: equal input gives equal bytes."""
+    # An edit list delays a stream in units of movie_timescale; its default, a millisecond, is too coarse.
+    options = {"movflags": "+faststart", "fflags": "+bitexact", "movie_timescale": "90000"}
     with av.open(f"file:{path}", "w", format="mp4", options=options) as container:
         yield container
 
@@ -138,18 +139,25 @@ def _copy_video(source: InputContainer, container: OutputContainer) -> Iterator[
     shift = round(time_zero(source) / tick(stream))
 
     def packets() -> Iterator[Packet]:
+        waiting: list[Packet] = []
         for packet in source.demux(stream):
-            if packet.dts is None:  # the flush signal at the end
+            if packet.size == 0:  # the decoder's flush signal
                 continue
-            packet.dts -= shift
-            packet.pts = packet.dts if packet.pts is None else packet.pts - shift
-            packet.stream = copy
-            yield packet
+            waiting.append(packet)
+            if packet.dts is None:
+                continue
+            # Matroska stores no decoding times. FFmpeg makes up all but the first few: those get the ticks before.
+            for ahead, early in enumerate(reversed(waiting)):
+                early.dts = packet.dts - shift - ahead
+                early.pts = early.dts if early.pts is None else early.pts - shift
+                early.stream = copy
+            yield from waiting
+            waiting = []
 
     return packets()
 
 
 def _interleave(container: OutputContainer, streams: list[Iterator[Packet]]) -> None:
     """Muxes in the order of decoding, so that no stream has to wait in memory for another."""
-    for packet in heapq.merge(*streams, key=lambda packet: packet.dts * tick(packet)):
+    for packet in heapq.merge(*streams, key=lambda packet: (packet.dts or 0) * tick(packet)):
         container.mux(packet)

@@ -4,9 +4,9 @@ Measuring (`measure`) is one pass over the sound and costs time; deciding (`judg
 curves and the settings, so that a threshold is free to change.
 """
 
-from pipeline.music.beats import Beats, beats
 from pipeline.music.curves import Curves
-from pipeline.music.measure import measure
+from pipeline.music.measuring import measure
+from pipeline.music.tempo import Beats, beats
 from pipeline.music.verdict import REASONS, Verdict, judge, window_reason
 
 __all__ = ["REASONS", "Beats", "Curves", "Verdict", "beats", "judge", "measure", "window_reason"]

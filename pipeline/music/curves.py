@@ -9,7 +9,6 @@ import numpy as np
 
 FLOOR_DB = -100.0  # the level of digital silence
 _STEM = "stem_db/"  # prefix of the stems' names in the file
-_TIMES = ("start_ms", "end_ms")
 
 
 def decibels(power: np.ndarray) -> np.ndarray:
@@ -59,10 +58,10 @@ class Curves:
         return slice(first, min(last, len(self)))
 
     def voice_share(self, seconds: slice) -> float:
-        """Energy of the vocals over the energy of all stems within some seconds, so that loud seconds count for more."""
-        energy = {name: float(np.sum(10.0 ** (db[seconds].astype(np.float64) / 10.0))) for name, db in self.stem_db.items()}
-        total = sum(energy.values())
-        return energy["vocals"] / total if total else 0.0
+        """Energy of the vocals over the energy of all stems in some seconds; loud seconds count for more."""
+        energy = {name: np.sum(10.0 ** (db[seconds].astype(np.float64) / 10.0)) for name, db in self.stem_db.items()}
+        total = float(sum(energy.values()))
+        return float(energy["vocals"]) / total if total else 0.0
 
     def to_file(self, path: str | Path) -> None:
         """Writes an .npz archive (no pickle) whose bytes depend on nothing but the curves."""
@@ -77,5 +76,5 @@ class Curves:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {n: archive[n] for n in archive.files if not n.startswith(_STEM)}
             stems = {n.removeprefix(_STEM): archive[n] for n in archive.files if n.startswith(_STEM)}
-        times = {n: int(arrays.pop(n)) for n in _TIMES}
-        return cls(**times, stem_db=stems, **arrays)
+        start_ms, end_ms = int(arrays.pop("start_ms")), int(arrays.pop("end_ms"))
+        return cls(start_ms, end_ms, stem_db=stems, **arrays)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from scipy import signal
@@ -122,8 +122,8 @@ _CASES: tuple[tuple[str, float], ...] = (
 def training_mixture(rng: np.random.Generator, seconds: float) -> Mixture:
     """A random mixture of the training banks: voices at -20 to +10 dB against the rest, as web audio may sound."""
     length = round(seconds * RATE)
-    case = rng.choice([c for c, _ in _CASES], p=[p for _, p in _CASES]).split()
-    parts = {kind: _voice_or_rest(kind, rng, length) for kind in case}  # type: ignore[arg-type]
+    case = cast(list[Kind], str(rng.choice([c for c, _ in _CASES], p=[p for _, p in _CASES])).split())
+    parts = {kind: _voice_or_rest(kind, rng, length) for kind in case}
     hiss = rng.standard_normal(length) * 10 ** rng.uniform(-5, -3.2)
     other = hiss + sum((parts[k] * 10 ** (rng.uniform(-12, 6) / 20) for k in ("effects",) if k in parts), 0.0)
     other = other + parts.get("music", 0.0)
@@ -144,7 +144,7 @@ def test_mixture(case: str, index: int, snr_db: float | None, seconds: float = 8
     rng = np.random.default_rng([99, index])
     other, vocals = np.zeros(length), np.zeros(length)
     for kind in case.split():
-        clips = bank("test", kind)  # type: ignore[arg-type]
+        clips = bank("test", cast(Kind, kind))
         clip = clips[index % len(clips)]
         start = rng.integers(0, len(clip) - length + 1)
         audio = clip[start : start + length] / 32768
@@ -199,7 +199,8 @@ def _score_paths(split: Split) -> tuple[Path, ...]:
     root = Path(music21.__file__).parent / "corpus"
     paths = [sorted(root.glob(pattern)) for pattern in SCORES]
     chosen = [p for group in paths for p in group[:: max(1, len(group) // 60)]]
-    return tuple(p for p in chosen if (int(digest(p.relative_to(root).as_posix())[:8], 16) % 10 == 0) == (split == "test"))
+    held_out = {p: int(digest(p.relative_to(root).as_posix())[:8], 16) % 10 == 0 for p in chosen}
+    return tuple(p for p in chosen if held_out[p] == (split == "test"))
 
 
 @cache
@@ -208,7 +209,9 @@ def _score(path: Path) -> tuple[_Note, ...]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        score = music21.converter.parse(path, forceSource=True, storePickle=False)
+        score: Any = music21.converter.parse(path, forceSource=True, storePickle=False)
+    if isinstance(score, music21.stream.Opus):  # several tunes in one file
+        score = score.scores[0]
     return tuple(
         _Note(float(n.getOffsetInHierarchy(score)), float(n.quarterLength), p.midi, i)
         for i, part in enumerate(score.parts)
@@ -262,8 +265,12 @@ def _accompaniment(events: list[_Event], beats: float, rng: np.random.Generator)
                 weight[pitch % 12] += length
         if not weight.any():
             continue
-        triads = [(root, third) for root in range(12) for third in (3, 4)]
-        root, third = max(triads, key=lambda t: weight[t[0]] * 1.2 + weight[(t[0] + t[1]) % 12] + weight[(t[0] + 7) % 12])
+        fits = {
+            (root, third): 1.2 * weight[root] + weight[(root + third) % 12] + weight[(root + 7) % 12]
+            for root in range(12)
+            for third in (3, 4)
+        }
+        root, third = max(fits, key=lambda triad: fits[triad])
         chord = [48 + root, 48 + root + third, 55 + root]
         if figure == 0:
             out += [(bar, 4.0, 8, p) for p in chord]
@@ -271,7 +278,8 @@ def _accompaniment(events: list[_Event], beats: float, rng: np.random.Generator)
             out += [(bar + i / 2, 0.5, 8, chord[i % 3] + 12 * (i % 4 == 3)) for i in range(8)]
         else:
             out += [(bar + i, 0.6, 8, p) for i in (1, 3) for p in chord]
-        out += [(bar + i, 1.0, 10, 36 + root % 12 + (7 if i % 4 == 2 else 0)) for i in range(0, 4, int(rng.choice([1, 2])))]
+        stride = int(rng.choice([1, 2]))
+        out += [(bar + i, 1.0, 10, 36 + root + (7 if i == 2 else 0)) for i in range(0, 4, stride)]
     return out
 
 
@@ -322,9 +330,9 @@ def _play(
             else:
                 synth.noteoff(channel, pitch)
             at += 1
-        for channel in np.flatnonzero(vibrato):
-            bend = vibrato[channel] * np.sin(2 * np.pi * (5 + channel / 10) * tick / 100)
-            synth.pitchbend(int(channel), round(8192 + bend))
+        for bent in np.flatnonzero(vibrato):
+            bend = vibrato[bent] * np.sin(2 * np.pi * (5 + bent / 10) * tick / 100)
+            synth.pitchbend(int(bent), round(8192 + bend))
         blocks.append(np.frombuffer(synth.generate(2 * RATE // 100), np.float32).reshape(-1, 2).mean(1))
     return signal.resample_poly(np.concatenate(blocks), 1, 2)
 
@@ -372,14 +380,18 @@ def say(text: str, voice: str, *, rate: int = 160, pitch: int = 50, pitch_range:
     return np.concatenate([np.zeros(1, np.int16), *chunks]).astype(np.float32) / 32768
 
 
+_ONSETS = (*"bdfghklmnprstvwz", "st", "tr", "pl", "sh", "ch")
+_VOWELS = (*"aeiou", "ai", "ou")
+_CODAS = tuple("nsrltm")
+
+
 def _words(count: int, rng: np.random.Generator) -> str:
     """Invented words of open and closed syllables, in sentences: every language reads them by its own rules."""
-    onsets, vowels, codas = "b d f g h k l m n p r s t v w z st tr pl sh ch".split(), "a e i o u ai ou".split(), "n s r l t m".split()
     out = []
     for _ in range(count):
         syllables = ""
         for _ in range(int(rng.integers(1, 4))):
-            syllables += rng.choice(onsets) + rng.choice(vowels) + (rng.choice(codas) if rng.random() < 0.4 else "")
+            syllables += rng.choice(_ONSETS) + rng.choice(_VOWELS) + (rng.choice(_CODAS) if rng.random() < 0.4 else "")
         out.append(syllables + rng.choice(["", "", "", "", ",", ".", "?"]))
     return " ".join(out) + "."
 
@@ -398,7 +410,7 @@ def recordings(split: Split) -> tuple[np.ndarray, ...]:
 
 
 def _recorded(split: Split, rng: np.random.Generator) -> np.ndarray:
-    """Part of a recording, played up to a sixth faster or slower: pitch and formants move, as another speaker's would."""
+    """Part of a recording, for training up to a sixth faster or slower: pitch and formants become another speaker's."""
     source = recordings(split)
     audio = source[rng.choice(len(source), p=[len(a) / sum(map(len, source)) for a in source])]
     length = min(len(audio), round(16 * RATE))
@@ -449,11 +461,12 @@ def _melody(length: int, rng: np.random.Generator) -> np.ndarray:
     """Fundamental frequency of a sung line, Hz per sample: a walk on a scale, glides of 60 ms, vibrato of 5-6.5 Hz."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11] if rng.random() < 0.5 else [0, 2, 3, 5, 7, 8, 10])
     low = rng.uniform(90, 330)
-    steps, note = [], int(rng.integers(0, 8))
+    steps: list[tuple[int, int]] = []
+    note = int(rng.integers(0, 8))
     while sum(n for n, _ in steps) < length:
         note = int(np.clip(note + rng.integers(-3, 4), 0, 12))
         seconds = rng.choice([0.2, 0.3, 0.4, 0.6, 0.9, 1.4])
-        steps.append((round(seconds * RATE), 12 * (note // 7) + scale[note % 7]))
+        steps.append((round(seconds * RATE), 12 * (note // 7) + int(scale[note % 7])))
     semitones = np.concatenate([np.full(n, s, float) for n, s in steps])[:length]
     kernel = np.hanning(round(0.06 * RATE))
     semitones = signal.oaconvolve(np.pad(semitones, len(kernel), mode="edge"), kernel / kernel.sum(), "same")[
@@ -502,7 +515,7 @@ def _vocode(audio: np.ndarray, f0: np.ndarray, stretch: float, rng: np.random.Ge
     frames = min(source.shape[1], envelope.shape[1])
     v = voiced[:frames]
     shaped = (source[:, :frames] * v + air[:, :frames] * (1 - v + breath * v)) * envelope[:, :frames]
-    return signal.istft(shaped, nperseg=n, noverlap=n - hop)[1][:-n]  # the last window has no neighbour to cancel its edge
+    return signal.istft(shaped, nperseg=n, noverlap=n - hop)[1][:-n]  # without the last window, which ends in a click
 
 
 # Effects
@@ -556,7 +569,8 @@ def _step(rng: np.random.Generator) -> np.ndarray:
 def _sweep(rng: np.random.Generator) -> np.ndarray:
     """A whoosh: noise through a moving band, or a gliding tone."""
     length = round(rng.uniform(0.3, 2) * RATE)
-    f = np.geomspace(*rng.uniform(80, 6000, 2), length)
+    first, last = rng.uniform(80, 6000, 2)
+    f = np.geomspace(first, last, length)
     tone = np.sin(2 * np.pi * np.cumsum(f) / RATE)
     if rng.random() < 0.6:
         tone = tone * signal.lfilter([0.05], [1, -0.95], rng.standard_normal(length)) * 4
@@ -567,7 +581,8 @@ def _chirp(rng: np.random.Generator) -> np.ndarray:
     """A bird's or an insect's call: fast frequency modulation between 1.5 and 8 kHz."""
     length = round(rng.uniform(0.05, 0.4) * RATE)
     t = np.arange(length) / RATE
-    f = rng.uniform(1500, 6000) + rng.uniform(200, 2000) * np.sin(2 * np.pi * rng.uniform(3, 40) * t + rng.uniform(0, 6))
+    centre, width = rng.uniform(1500, 6000), rng.uniform(200, 2000)
+    f = centre + width * np.sin(2 * np.pi * rng.uniform(3, 40) * t + rng.uniform(0, 6))
     return np.sin(2 * np.pi * np.cumsum(f) / RATE) * np.hanning(length)
 
 

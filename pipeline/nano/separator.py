@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ GEOMETRY: dict[str, Any] = {
     "t_layers": 2,
     "t_heads": 4,
 }
-BATCH, RATE_MAX, RATE_MIN, WARM_UP = 8, 1e-3, 2e-5, 40
+BATCH, RATE_MAX, RATE_MIN, WARM_UP = 4, 1e-3, 2e-5, 40
 AVERAGE = 0.998
 """Decay of the running average of the weights, per step; shorter at the start."""
 
@@ -60,20 +60,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true", help="don't train; print the table of the weights in --out")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     console = Console()
     if not options.evaluate:
         for split in ("train", "test"):
             for kind in KINDS:
                 console.print(f"{split} {kind}: {len(bank(split, kind))} clips")
-        train(options.minutes, options.out, options.seed, console)
+        torch.set_num_threads(1)
+        train(options.minutes, options.out, options.seed, options.threads, console)
+    torch.set_num_threads(options.threads)
     console.print(held_out_table(Separator(load_weights(options.out), "nano", "", SeparateSettings(device="cpu"))))
 
 
-def train(minutes: float, out: Path, seed: int, console: Console) -> None:
+def train(minutes: float, out: Path, seed: int, threads: int, console: Console) -> None:
     """L1 between stems and estimates, on mixtures of equal loudness; Adam under a cosine over the minutes.
 
-    Convolutions and attention run in bfloat16 (1.6 times as fast on a CPU that has it); weights stay float32.
+    Convolutions and attention run in bfloat16 (1.6 times as fast on a CPU that has it); weights stay float32. Each
+    thread takes its share of the batch through the model alone and meets the others once a step: on a busy machine
+    that is several times as fast as threads that meet at each operation.
     """
     torch.manual_seed(seed)
     model = HTDemucs(**GEOMETRY).train()
@@ -95,8 +98,8 @@ def train(minutes: float, out: Path, seed: int, console: Console) -> None:
         write_weights(average, out)
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("training", total=minutes * 60, completed=spent)
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads) as pool:
+        bar = progress.add_task("training", total=minutes * 60, completed=int(spent))
         began, saved = time.monotonic() - spent, time.monotonic()
         for other, vocals in _batches(seed, step):
             share = spent / (minutes * 60)
@@ -105,12 +108,10 @@ def train(minutes: float, out: Path, seed: int, console: Console) -> None:
             rate = RATE_MIN + (RATE_MAX - RATE_MIN) * (1 + math.cos(math.pi * share)) / 2
             for group in optimiser.param_groups:
                 group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-            stems = torch.stack([other, vocals], 1)
-            with torch.autocast("cpu", torch.bfloat16):
-                estimate = model(stems.sum(1))
-            loss = (estimate.float() - stems).abs().mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            shares = torch.stack([other, vocals], 1).chunk(threads)
+            results = list(pool.map(lambda stems: _gradients(model, stems), shares))
+            for i, parameter in enumerate(model.parameters()):
+                parameter.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             step += 1
@@ -118,7 +119,7 @@ def train(minutes: float, out: Path, seed: int, console: Console) -> None:
             with torch.no_grad():
                 for key, value in model.state_dict().items():
                     average[key].lerp_(value, 1 - decay)
-            losses.append(loss.item())
+            losses.append(float(np.mean([loss for loss, _ in results])))
             spent = time.monotonic() - began
             progress.update(bar, completed=spent, description=f"step {step}  loss {np.mean(losses):.4f}")
             if time.monotonic() - saved > 120:
@@ -127,6 +128,14 @@ def train(minutes: float, out: Path, seed: int, console: Console) -> None:
                 progress.print(f"step {step}, {spent / 60:.1f} min, loss {np.mean(losses):.4f}, rate {rate:.1e}")
     save()
     console.print(f"{step} steps in {spent / 60:.1f} minutes -> {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _gradients(model: HTDemucs, stems: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+    """Loss of stems [B, S, 1, N] and its gradients, in the order of the parameters."""
+    with torch.autocast("cpu", torch.bfloat16):
+        estimate = model(stems.sum(1))
+    loss = (estimate.float() - stems).abs().mean()
+    return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
 def _batches(seed: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -147,7 +156,7 @@ def _batches(seed: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
-    """The weights as float16 safetensors with the model's class and arguments in the header, as demucs' hub files have them."""
+    """The weights as float16; the header names the model's class and arguments, as in demucs' own hub files."""
     header = {"klass": "demucs.htdemucs.HTDemucs", "args": "[]", "kwargs": json.dumps(GEOMETRY, sort_keys=True)}
     with Store(path.parent).write(path.name) as temporary:
         save_file({k: v.half().contiguous() for k, v in state.items()}, str(temporary), header)
@@ -199,12 +208,15 @@ def score(separator: Separator, mixture: Mixture) -> tuple[float, float, float, 
     estimate = np.concatenate(list(separator.stream([mixture.mix[None]])), axis=-1)[:, 0]
     truth = np.stack([mixture.other, mixture.vocals])
     ratios = [voice_ratio(t) for t in (truth, estimate)]
-    sdr: Callable[[int], float] = lambda i: (
-        float(10 * np.log10(np.sum(truth[i] ** 2) / np.sum((truth[i] - estimate[i]) ** 2)))
-        if truth[i].any()
-        else math.nan
-    )
-    return float(ratios[0].mean()), float(ratios[1].mean()), float(np.abs(ratios[0] - ratios[1]).mean()), sdr(1), sdr(0)
+    error = float(np.abs(ratios[0] - ratios[1]).mean())
+    sdr_other, sdr_vocals = (_sdr(t, e) for t, e in zip(truth, estimate, strict=True))
+    return float(ratios[0].mean()), float(ratios[1].mean()), error, sdr_vocals, sdr_other
+
+
+def _sdr(truth: np.ndarray, estimate: np.ndarray) -> float:
+    if not truth.any():
+        return math.nan
+    return float(10 * np.log10(np.sum(truth**2) / np.sum((truth - estimate) ** 2)))
 
 
 def voice_ratio(stems: np.ndarray) -> np.ndarray:
@@ -214,7 +226,7 @@ def voice_ratio(stems: np.ndarray) -> np.ndarray:
     return energy[-1] / (energy.sum(0) + 1e-9)
 
 
-def _mean(scores: list[tuple[float, ...]], column: int) -> str:
+def _mean(scores: Sequence[tuple[float, ...]], column: int) -> str:
     values = np.array([s[column] for s in scores])
     if np.isnan(values).all():
         return ""

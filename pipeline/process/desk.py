@@ -174,21 +174,24 @@ class Desk:
 
         features, _ = self.files.read_arrays(clip.vision)
         codes, said = self.files.read_arrays(clip.codes)
-        return Row(**fields, split="", lufs=float(said["lufs"]), **features, **codes)
+        values: dict[str, Any] = {**fields, **features, **codes, "lufs": float(said["lufs"]), "split": ""}
+        return Row(**values)
 
     def _spec(self, clip: ClipRow) -> Spec:
         """What all rows have in common, as the artefacts of one clip tell it: no model has to be loaded for it."""
+        from pipeline import separate
         from pipeline.shards import Model, Spec
 
         features, vision = self.files.read_arrays(clip.vision)
         codes, codec = self.files.read_arrays(clip.codes)
+        weights = self.files.weights
         return Spec(
             vision_dim=features["clip_global"].shape[1],
             codebooks=codes["codes"].shape[0],
             cardinality=int(codec["cardinality"]),
-            vision=Model(vision["model"], self.files.weights["vision"]),
-            codec=Model(codec["model"], self.files.weights["codec"]),
-            separator=Model(self.profile.separate.model, self.files.weights["separate"]),
+            vision=Model(vision["model"], weights["vision"], vision["licence"]),
+            codec=Model(codec["model"], weights["codec"], codec["licence"]),
+            separator=Model(self.profile.separate.model, weights["separate"], separate.licence(self.profile.separate)),
             settings=self.profile.digest(),
         )
 
@@ -295,7 +298,7 @@ class Desk:
             with self._stage(media.source_id, "vision"), self.store.read(media.name) as path:
                 for clip, name in missing:
                     features = vars(encoder.encode(path, clip.start_ms, clip.end_ms))
-                    self.files.write_arrays(name, features, model=encoder.id)
+                    self.files.write_arrays(name, features, model=encoder.id, licence=encoder.licence)
         for clip, name in named:
             self.ledger.put_artefact(clip.clip_id, vision=name)
 
@@ -323,8 +326,14 @@ class Desk:
                     stem.seek((clip.start_ms - origin_ms) * STEM_RATE // 1000)
                     audio = stem.read(steps * (codec.rate // codec.frame_rate), dtype="float32", fill_value=0.0)
                     audio, loudness = normalise(audio, codec.rate, lufs=settings.lufs, peak_db=settings.peak_db)
-                    said = {"model": codec.id, "cardinality": codec.cardinality, "lufs": loudness.lufs}
-                    self.files.write_arrays(name, {"codes": codec.encode(audio)}, **said)
+                    self.files.write_arrays(
+                        name,
+                        {"codes": codec.encode(audio)},
+                        model=codec.id,
+                        licence=codec.licence,
+                        cardinality=codec.cardinality,
+                        lufs=loudness.lufs,
+                    )
         for clip, name in named:
             self.ledger.put_artefact(clip.clip_id, codes=name)
 

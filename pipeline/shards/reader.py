@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Shard:
         self._metadata = file.metadata
         self._local = threading.local()  # pyarrow's reader must not be used by two threads at a time
         self._local.file = file
-        self.spec = _spec(self.path, file.schema_arrow)
+        self.spec = _spec(self.path, file.schema_arrow, self._metadata.metadata or {})
         self.rows: int = self._metadata.num_rows
         self.row_groups: int = self._metadata.num_row_groups
 
@@ -77,8 +77,8 @@ class Shard:
             columns: the columns wanted, all by default; what isn't asked for isn't read.
 
         Returns:
-            One dict per row, as `Row(**row)` takes it if no column was left out. Arrays are read-only views of the
-            row group's memory in the shapes of `spec.blobs`; a row that is kept keeps its row group's columns alive.
+            One dict per row, as `Row(**row)` takes it if no column was left out. Arrays are views of the row group's
+            memory in the shapes of `spec.blobs`: a row that is kept keeps the row group's arrays alive.
 
         Raises:
             ShardError: damage; the message names file, rows and column. Or an unknown column or group.
@@ -131,7 +131,7 @@ class Shard:
         if pa.types.is_list(array.type):
             bounds = np.asarray(array.offsets).tolist()
             flat = np.asarray(array.values)
-            return [flat[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+            return [flat[a:b] for a, b in pairwise(bounds)]
         values: list[Any] = array.to_pylist()
         return values
 
@@ -180,14 +180,13 @@ def _read_ahead(
             yield pending.popleft().result()
 
 
-def _spec(path: Path, schema: pa.Schema) -> Spec:
-    metadata = schema.metadata or {}
+def _spec(path: Path, schema: pa.Schema, metadata: Mapping[bytes, bytes]) -> Spec:
     version = metadata.get(b"dvmset.schema_version")
     if version is None:
         raise ShardError(f"{path} is a Parquet file, but not a shard of dvmset.", hint="Name a shard of a release.")
     if version != str(SCHEMA_VERSION).encode():
         raise ShardError(
-            f"{path} has schema version {version.decode(errors='replace')}; this dvmset reads version {SCHEMA_VERSION}.",
+            f"{path} has schema version {version.decode()}; this dvmset reads version {SCHEMA_VERSION}.",
             hint="Use the dvmset that wrote it, or make the release anew with this one.",
         )
     try:
@@ -199,17 +198,23 @@ def _spec(path: Path, schema: pa.Schema) -> Spec:
         raise ShardError(f"{path} lacks the column {', '.join(missing)}.", hint=_REPLACE)
     if not schema.equals(expected):
         pairs = zip(expected, schema, strict=False)
-        other = next((f"{b} where {a} should be" for a, b in pairs if not a.equals(b)), "a column too many")
-        raise ShardError(f"{path} isn't laid out as schema version {SCHEMA_VERSION}: {other}.", hint=_REPLACE)
+        other = (f"{a.name} is {_kind(b)}, not {_kind(a)}" for a, b in pairs if not a.equals(b))
+        which = next(other, "a column too many")
+        raise ShardError(f"{path} isn't laid out as schema version {SCHEMA_VERSION}: {which}.", hint=_REPLACE)
     return spec
+
+
+def _kind(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
 def _arrays(array: pa.Array, blob: Blob) -> list[np.ndarray]:
     """A binary column as one view per row; ValueError if a cell can't have that shape."""
     _, offsets, data = array.buffers()
     bounds = np.frombuffer(offsets, np.int32, len(array) + 1, 4 * array.offset)
-    if np.any(odd := np.diff(bounds) % blob.step_bytes):
-        raise ValueError(f"{np.diff(bounds)[np.argmax(odd > 0)]} bytes are no whole number of steps of {blob.step_bytes}")
+    sizes = np.diff(bounds)
+    if np.any(odd := sizes % blob.step_bytes):
+        raise ValueError(f"{sizes[np.argmax(odd > 0)]} bytes are no whole number of steps of {blob.step_bytes}")
     flat = np.frombuffer(data or b"", blob.dtype, bounds[-1] // np.dtype(blob.dtype).itemsize)
     ends = (bounds // np.dtype(blob.dtype).itemsize).tolist()
-    return [flat[a:b].reshape(blob.shape) for a, b in zip(ends, ends[1:], strict=False)]
+    return [flat[a:b].reshape(blob.shape) for a, b in pairwise(ends)]

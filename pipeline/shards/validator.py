@@ -158,11 +158,11 @@ def _check_shard(path: Path, entry: dict[str, Any] | None) -> _Facts:
         try:
             rows = shard.read(group)
         except ShardError as error:
-            last = first + shard.group_rows(group) - 1
+            where = f"is damaged in rows {first} to {first + shard.group_rows(group) - 1}"
             for column, why in shard.damage(group) or [("", error.message)]:
-                facts.problems.append(Problem(path.name, f"is damaged in rows {first} to {last}: {why}", first, "", column))
+                facts.problems.append(Problem(path.name, f"{where}: {why}", first, column=column))
         else:
-            _check_rows(facts, first, rows, entry and entry["split"])
+            _check_rows(facts, first, rows, entry["split"] if entry is not None else None)
         first += shard.group_rows(group)
     if entry is not None and not facts.problems:
         counts = {

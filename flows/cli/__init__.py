@@ -1,0 +1,27 @@
+"""The command line: parses, calls, prints. What a command needs beyond typer and rich it imports when it is called."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli import data, look
+from pipeline import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Rebuild DVMSet, a video-music data set, from source lists, and train VidMusician on it.",
+)
+for command in (data.build, data.status, look.inspect, data.release, data.validate, look.doctor):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"dvmset {__version__}")
+        raise typer.Exit

@@ -1,0 +1,229 @@
+"""The commands of a data folder: build, status, release, validate."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.shared import (
+    DataOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    log_to_stderr,
+    print_json,
+    reported,
+    terminal,
+)
+from pipeline.errors import DvmsetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.process import Desk
+    from pipeline.release import Release
+    from pipeline.sources import Source
+
+
+def build(
+    lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
+    data: DataOption = Path("data"),
+    profile: ProfileOption = "dvmset",
+    overrides: SetOption = [],  # noqa: B006  (typer reads the default, nothing writes to it)
+    strict: Annotated[bool, typer.Option("--strict", help="Stop if a list has a bad row.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of Prefect and of every stage.")] = False,
+) -> None:
+    """Bring the sources of LISTS up to date: download, shots, stems, verdict, clips, features, tokens, release.
+
+    Run it again at any time: what is done is not done twice, and a run that was killed goes on where it was.
+    """
+    with reported():
+        from pipeline.ledger import now
+
+        log_to_stderr(verbose)
+        console = terminal()
+        sources = _read_lists(lists, strict, console)
+        desk = _open(data, profile, overrides)
+        with desk.lock():
+            new = desk.add(sources)
+            pending = desk.pending()
+            since = now()
+            if pending:
+                console.print(
+                    f"{len(sources)} sources listed, {new} new, {len(pending)} to work on; data in {desk.store}"
+                )
+                _run_flow(desk, pending, {s.source_id: s.url for s in desk.ledger.sources()}, console, verbose)
+            else:
+                console.print(
+                    f"Nothing to do: {len(sources)} sources are listed, and all are as up to date as they get."
+                )
+            made = desk.release()
+            _print_build(desk, since, made, console)
+
+
+def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None:
+    """Say where the sources and the seconds of a data folder are, and what went wrong."""
+    with reported():
+        ledger = _open_ledger(data)
+        funnel, states, errors = ledger.funnel().as_seconds(), ledger.states(), ledger.errors()
+        last = next(reversed(ledger.releases()), None)
+        release = str(data / "releases" / last.release_id) if last else None
+        if as_json:
+            print_json({"seconds": funnel, "states": states, "errors": errors, "release": release})
+            return
+        console = terminal()
+        console.print("sources  " + ", ".join(f"{n} {state}" for state, n in states.items()))
+        console.print(_funnel_table(funnel))
+        _print_failures(ledger, console)
+        if last:
+            console.print(f"release  {last.clips} clips, {last.seconds:.0f} s, made {last.created_at:%Y-%m-%d %H:%M}")
+            console.print(f"         {release}", highlight=False, soft_wrap=True)
+
+
+def release(
+    data: DataOption = Path("data"),
+    profile: ProfileOption = "dvmset",
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Make a release of all clips that are ready, without fetching or computing anything."""
+    with reported():
+        desk = _open(data, profile, overrides, must_exist=True)
+        with desk.lock():
+            _print_release(desk.release(), terminal())
+
+
+def validate(
+    folder: Annotated[Path, typer.Argument(help="The folder of a release.")], as_json: JsonOption = False
+) -> None:
+    """Check a release: digests, schema, every row. Exits with 1 if anything is wrong."""
+    with reported():
+        from pipeline.shards import validate as check
+
+        report = check(folder)
+        if as_json:
+            print_json(
+                {
+                    "ok": report.ok,
+                    "shards": report.shards,
+                    "rows": report.rows,
+                    "seconds": report.seconds,
+                    "problems": [str(p) for p in report.problems],
+                }
+            )
+        else:
+            for problem in report.problems:
+                terminal().print(f"[red]bad[/] {problem}", highlight=False, soft_wrap=True)
+            verdict = f"{len(report.problems)} problems" if report.problems else "all good"
+            terminal().print(f"{folder}: {report.shards} shards, {report.rows} rows, {verdict}", soft_wrap=True)
+        raise typer.Exit(1 if report.problems else 0)
+
+
+def _open(data: Path, profile: str, overrides: list[str], *, must_exist: bool = False) -> Desk:
+    from pipeline.config import load_profile
+    from pipeline.process import Desk
+
+    if must_exist:
+        _open_ledger(data).close()
+    return Desk(data, load_profile(profile, overrides))
+
+
+def _open_ledger(data: Path) -> Any:
+    from pipeline.ledger import Ledger
+
+    place = data / "ledger.sqlite"
+    if not place.is_file():
+        raise DvmsetError(f"{data} is not a data folder: it has no ledger.sqlite.", hint="Give the --data of a build.")
+    return Ledger(f"sqlite:///{place.absolute()}")
+
+
+def _read_lists(lists: list[Path], strict: bool, console: Console) -> list[Source]:
+    from pipeline.sources import read_list
+
+    sources: dict[str, Source] = {}
+    bad = []
+    for path in lists:
+        good, problems = read_list(path)
+        bad += problems
+        for source in good:
+            sources.setdefault(source.source_id, source)
+    for row in bad:
+        console.print(f"[yellow]bad row[/] {row.file}:{row.line}: {row.reason}", highlight=False, soft_wrap=True)
+    if bad and strict:
+        raise DvmsetError(f"{len(bad)} bad rows, and --strict was given.", hint="Mend the list or leave --strict out.")
+    if not sources:
+        raise DvmsetError(f"No usable source in {', '.join(map(str, lists))}.", hint="A list needs a link or id a row.")
+    return list(sources.values())
+
+
+def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Console, verbose: bool) -> None:
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is in the ledger and shown by us
+    with console.status("starting Prefect ..."):
+        from flows.build import run
+    from flows.progress import Progress
+
+    with Progress(console, {i: names[i] for i in pending}) as progress:
+        run(desk, pending, progress)
+
+
+def _print_build(desk: Desk, since: datetime, made: Release | None, console: Console) -> None:
+    from rich.table import Table
+
+    from pipeline.process import STAGES
+
+    stages = desk.ledger.stage_seconds(since)
+    if stages:
+        media_s = desk.ledger.worked_ms(since) / 1000
+        table = Table("stage", "sources", "seconds", "x real time", box=None, padding=(0, 2, 0, 0))
+        for stage in STAGES:
+            if stage in stages:
+                seconds, count = stages[stage]
+                factor = f"{seconds / media_s:.3f}" if media_s else "-"
+                table.add_row(stage, str(count), f"{seconds:.1f}", factor)
+        console.print(table)
+    console.print(_funnel_table(desk.ledger.funnel().as_seconds()))
+    _print_failures(desk.ledger, console)
+    _print_release(made, console)
+
+
+def _print_release(made: Release | None, console: Console) -> None:
+    if made is None:
+        console.print("No clip was kept, so there is no release.")
+        return
+    state = "new" if made.changed else "unchanged"
+    console.print(f"release  {made.id} ({state}): {made.clips} clips, {made.seconds:.1f} s")
+    console.print(f"         {made.path}", highlight=False, soft_wrap=True)
+
+
+def _print_failures(ledger: Any, console: Console) -> None:
+    failures = ledger.lasterrors()
+    for attempt in failures[:20]:
+        url = ledger.source(attempt.source_id).url
+        console.print(f"[yellow]{attempt.error_class:>11}[/] {url}  {attempt.message}", highlight=False, soft_wrap=True)
+    if len(failures) > 20:
+        console.print(f"            ... and {len(failures) - 20} more")
+
+
+def _funnel_table(seconds: dict[str, Any]) -> Any:
+    """Fetched = kept + dropped, in seconds and as bars."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        "seconds", "", "", box=None, padding=(0, 2, 0, 0), title="where the seconds went", title_justify="left"
+    )
+    whole = seconds["fetched"] or 1.0
+    rows = [("fetched", seconds["fetched"], "blue"), ("kept", seconds["kept"], "green")]
+    rows += [(f"dropped: {reason}", s, "yellow") for reason, s in seconds["dropped"].items()]
+    for name, s, style in rows:
+        share = s / whole
+        table.add_row(f"{s:.3f}", Text("█" * max(round(30 * share), s > 0), style), f"{name} ({share:.1%})")
+    return table

@@ -1,0 +1,60 @@
+"""What the commands share: the options, errors as one message, consoles, JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import DvmsetError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DataOption = Annotated[Path, typer.Option("--data", help="Data folder: ledger, media in work, features, releases.")]
+ProfileOption = Annotated[str, typer.Option("--profile", help="nano, dvmset, or the path of a YAML file.")]
+SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: group.field=value. May be repeated.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turns errors meant for a person into one message and exit code 2."""
+    try:
+        yield
+    except DvmsetError as error:
+        console = terminal(stderr=True)
+        console.print(f"[red]error[/] {error.message}", highlight=False, soft_wrap=True)
+        if error.hint:
+            console.print(f"      {error.hint}", style="dim", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        terminal(stderr=True).print("stopped; run the same command to go on")
+        raise typer.Exit(130) from None
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Where text for a person goes."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Sends the log to standard error: errors only, or all that the stages say."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if verbose else logging.ERROR,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )

@@ -1,0 +1,164 @@
+"""The real command on real media behind a loopback site: release, second run, kills, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.shards import read_rows
+from tests.neighbours import NEIGHBOURS, make, write_list
+from tests.site import Site
+
+pytestmark = pytest.mark.slow
+SETTINGS = ("--profile", "nano", "--set", "fetch.allow_loopback=true", "--set", "release.split_salt=demo")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "flows", *map(str, arguments)]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), check=False, capture_output=True, text=True, timeout=600)
+
+
+def build(source_list: Path, data: Path) -> subprocess.CompletedProcess[str]:
+    return run("build", source_list, "--data", data, *SETTINGS)
+
+
+def status(data: Path) -> dict[str, object]:
+    result: dict[str, object] = json.loads(run("status", "--data", data, "--json").stdout)
+    return result
+
+
+def shard_digests(data: Path) -> list[tuple[str, str]]:
+    release = (data / "releases" / "latest").read_text().strip()
+    manifest = json.loads((data / "releases" / release / "manifest.json").read_text())
+    return [(shard["name"], shard["sha256"]) for shard in manifest["shards"]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    make(folder, film=False)
+    with Site(folder) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def source_list(site: Site) -> Path:
+    path = site.folder.parent / f"{site.folder.name}.csv"
+    write_list(path, [n for n in NEIGHBOURS if n.path != "film.mp4"], site.url())
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(site: Site, source_list: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of an undisturbed build of the neighbours."""
+    data = tmp_path_factory.mktemp("data")
+    result = build(source_list, data)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return data
+
+
+def test_every_neighbour_ends_where_it_belongs_and_the_seconds_add_up(built: Path) -> None:
+    found = status(built)
+    seconds = found["seconds"]
+    assert isinstance(seconds, dict)
+    fate = [n.expected for n in NEIGHBOURS if n.path != "film.mp4"]
+    assert set(seconds["dropped"]) >= {e for e in fate if e not in ("keep", "corrupt", "permanent")}
+    assert found["errors"] == {"corrupt": 1, "permanent": 1}
+    assert found["states"] == {"failed": 2, "ready": len(fate) - 2}
+    milliseconds = [round(1000 * s) for s in (seconds["kept"], *seconds["dropped"].values())]
+    assert sum(milliseconds) == round(1000 * seconds["fetched"]) > 0
+    assert seconds["kept"] > 60
+
+
+def test_the_release_is_valid_and_its_clips_are_of_the_right_sources(built: Path, site: Site) -> None:
+    release = built / "releases" / (built / "releases" / "latest").read_text().strip()
+    checked = run("validate", release, "--json")
+    assert checked.returncode == 0, checked.stdout
+    rows = [
+        row
+        for split in ("train", "validation")
+        for path in sorted(release.glob(f"{split}-*"))
+        for row in read_rows(path)
+    ]
+    assert {row.url for row in rows} == {site.url("trailer.mp4"), site.url("city.mp4")}
+    for row in rows:
+        assert row.clip_global.shape[0] == round(row.seconds)
+        assert row.codes.shape == (4, round(row.seconds * 50))
+        assert row.patch_distance.shape == (round(row.seconds * 25),)
+
+
+def test_a_second_run_does_nothing_and_asks_the_site_for_nothing(built: Path, source_list: Path, site: Site) -> None:
+    before, asked = shard_digests(built), len(site.requests)
+    began = time.perf_counter()
+    result = build(source_list, built)
+    assert "Nothing to do" in result.stdout
+    assert time.perf_counter() - began < 30
+    assert (shard_digests(built), len(site.requests)) == (before, asked)
+
+
+def test_a_new_threshold_recomputes_verdicts_without_a_model_or_a_request(
+    built: Path, source_list: Path, site: Site
+) -> None:
+    asked = len(site.requests)
+    result = run("build", source_list, "--data", built, *SETTINGS, "--set", "verdict.music_min=1.0")
+    assert result.returncode == 0
+    assert [s for s in ("fetch", "music", "vision", "codes") if f" {s} " in result.stdout] == []
+    assert len(site.requests) == asked
+    again = build(source_list, built)
+    assert again.returncode == 0
+
+
+def test_kills_in_every_stage_cost_nothing_but_the_work_in_flight(
+    built: Path, source_list: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    marks = (  # what lies in the data folder while a stage is at work
+        ("fetch", "media/.tmp-*"),
+        ("shots", "media/*.mp4"),
+        ("music", "stems/.tmp-*"),
+        ("vision", "curves/*.npz"),
+        ("codes", "vision/*.safetensors"),
+        ("release", "codes/*.safetensors"),
+    )
+    for stage, mark in marks:
+        process = subprocess.Popen(
+            command("build", source_list, "--data", data, *SETTINGS),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 240
+        while not any(data.glob(mark)) and process.poll() is None:
+            assert time.monotonic() < deadline, f"{stage} never began"
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    result = build(source_list, data)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert shard_digests(data) == shard_digests(built)
+    assert status(data)["seconds"] == status(built)["seconds"]
+    assert list(data.rglob(".tmp-*")) == []
+
+
+def test_a_list_with_bad_rows_says_so_and_goes_on_unless_strict(source_list: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text("url,category\nnot an address,promo\nfile:///etc/passwd,promo\n")
+    result = run("build", mixed, "--data", tmp_path / "data", *SETTINGS)
+    assert result.returncode == 2
+    assert f"{mixed}:2" in result.stdout
+    assert f"{mixed}:3" in result.stdout
+    mixed.write_text(source_list.read_text().splitlines()[0] + "\nnonsense,promo\nhttp://127.0.0.1:9/x.mp4,promo\n")
+    strict = run("build", mixed, "--data", tmp_path / "strict", "--strict", *SETTINGS)
+    assert strict.returncode == 2
+    assert "--strict" in strict.stderr

@@ -1,0 +1,104 @@
+"""The film and its neighbours: what a source list meets in the wild, made from package media, for demo and tests."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.media import encode, frames_at, mux
+from pipeline.nano import packages
+from pipeline.nano.mixtures import RATE, recordings, render
+from pipeline.storage import Store
+
+CITY_S = 40
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One link of the demo's list.
+
+    Attributes:
+        path: on the site.
+        category: as the list gives it.
+        expected: what becomes of it: `keep`, the reason its seconds are dropped, or the error class.
+    """
+
+    path: str
+    category: str
+    expected: str
+
+
+NEIGHBOURS = (
+    Neighbour("film.mp4", "compilation", "keep"),
+    Neighbour("trailer.mp4", "promo", "keep"),
+    Neighbour("city.mp4", "commercial", "keep"),
+    Neighbour("talk.mp4", "commercial", "speech"),
+    Neighbour("silent.mp4", "promo", "silence"),
+    Neighbour("mute.mp4", "promo", "no_audio"),
+    Neighbour("effects.mp4", "promo", "no_music"),
+    Neighbour("broken.mp4", "compilation", "corrupt"),
+    Neighbour("gone.mp4", "promo", "permanent"),
+    Neighbour("mirror/trailer.mp4", "promo", "duplicate"),
+)
+
+
+def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
+    """Makes the files of the neighbours that are not there yet; returns the neighbours, with or without the film."""
+    store = Store(folder)
+    wanted = [n for n in NEIGHBOURS if film or n.path != "film.mp4"]
+    makers = {
+        "film.mp4": lambda path: shutil.copyfile(packages.film(), path),
+        "trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
+        "mirror/trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
+        "city.mp4": _city,
+        "talk.mp4": lambda path: mux(packages.trailer(), _loop(np.concatenate(recordings("test")), 55), RATE, path),
+        "silent.mp4": lambda path: mux(packages.trailer(), np.zeros((1, 55 * RATE), np.float32), RATE, path),
+        "effects.mp4": lambda path: mux(packages.trailer(), _loop(_effects(), 55), RATE, path),
+        "mute.mp4": lambda path: encode(path, _city_frames(12), Fraction(25), None, RATE),
+        "broken.mp4": _broken,
+    }
+    for neighbour in wanted:
+        if neighbour.path in makers and not store.exists(neighbour.path):
+            with store.write(neighbour.path) as path:
+                makers[neighbour.path](path)
+    return wanted
+
+
+def write_list(path: Path, neighbours: list[Neighbour], base_url: str) -> None:
+    """Writes the neighbours as a CSV source list."""
+    rows = [f"{base_url}{n.path},{n.category}\n" for n in neighbours]
+    path.write_text("url,category\n" + "".join(rows))
+
+
+def _city(path: Path) -> None:
+    """CC0 footage of a city in a loop, under a rendered piece of public-domain music."""
+    encode(path, _city_frames(CITY_S), Fraction(25), _loop(render("music", 1, CITY_S), CITY_S), RATE)
+
+
+def _city_frames(seconds: int) -> Iterator[np.ndarray]:
+    clip = packages.fetch("city") / "cityCC0.mpg"
+    once = [f[: f.shape[0] // 2 * 2] for f in frames_at(clip, [Fraction(i, 25) for i in range(180)])]
+    return itertools.islice(itertools.cycle(once), seconds * 25)
+
+
+def _effects() -> np.ndarray:
+    return np.concatenate([render("effects", seed, 10) for seed in range(5)])
+
+
+def _loop(audio: np.ndarray, seconds: float) -> np.ndarray:
+    """[N] -> [1, seconds * RATE], repeated as often as needed, at a usual level."""
+    length = round(seconds * RATE)
+    repeated = np.resize(audio, length)
+    return (0.5 * repeated / np.abs(repeated).max())[None].astype(np.float32)
+
+
+def _broken(path: Path) -> None:
+    """The trailer as an interrupted copy leaves it: the first two thirds."""
+    data = packages.trailer().read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])

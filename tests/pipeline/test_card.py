@@ -1,0 +1,151 @@
+"""The data card: every number in it is the manifest's, and what it tells a reader to do works."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import DatasetCard
+
+from pipeline.card import _MEANINGS, TEMPLATES, render_card, size_category
+from pipeline.release import Release
+from pipeline.shards import COLUMNS
+from pipeline.storage import Store
+from tests.pipeline.test_release import TWENTY, release_of, rows_of
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return release_of(Store(tmp_path_factory.mktemp("data")), rows_of(*TWENTY))
+
+
+@pytest.fixture
+def manifest(release: Release) -> dict[str, Any]:
+    return copy.deepcopy(release.manifest)
+
+
+def table_after(card: str, heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    lines = card.split(f"## {heading}\n")[1].splitlines()
+    lines = lines[next(i for i, line in enumerate(lines) if line.startswith("|")) :]
+    rows = lines[: next(i for i, line in enumerate([*lines, ""]) if not line.startswith("|"))]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def test_a_release_carries_the_card_of_its_manifest(release: Release) -> None:
+    assert (Path(release.path) / "README.md").read_text() == render_card(release.manifest)
+
+
+def test_the_hub_reads_its_front_matter(release: Release) -> None:
+    card = DatasetCard.load(Path(release.path) / "README.md")
+    data = card.data.to_dict()
+    assert data["license"] == "other"
+    assert data["size_categories"] == ["n<1K"]
+    assert data["configs"][0]["data_files"] == [
+        {"split": split, "path": f"{split}-*.parquet"} for split in ("train", "validation", "test")
+    ]
+
+
+def test_a_split_without_rows_is_not_announced(manifest: dict[str, Any]) -> None:
+    manifest["splits"]["test"] |= {"clips": 0, "seconds": 0.0, "categories": {}, "licenses": {}}
+    front = yaml.safe_load(render_card(manifest).split("---\n")[1])
+    assert [part["split"] for part in front["configs"][0]["data_files"]] == ["train", "validation"]
+    for split in manifest["splits"].values():
+        split |= {"clips": 0, "seconds": 0.0, "categories": {}, "licenses": {}}
+    card = render_card(manifest)
+    assert "configs" not in yaml.safe_load(card.split("---\n")[1])
+    assert "There is no clip in this release." in card
+
+
+def test_the_funnel_is_shown_with_reasons_and_adds_up(manifest: dict[str, Any]) -> None:
+    fetched, *dropped, kept = table_after(render_card(manifest), "From what was fetched to what was kept")
+    assert fetched == ["fetched", "700.000", "100.0%"]
+    assert dropped == [["dropped: speech", "60.500", "8.6%"], ["dropped: silence", "39.500", "5.6%"]]
+    assert kept == ["**kept**", "**600.000**", "85.7%"]
+
+
+def test_counts_per_split_and_category_are_the_manifests(manifest: dict[str, Any]) -> None:
+    manifest["splits"]["train"]["categories"]["commercial"] = {"clips": 1234, "seconds": 9999.5}
+    card = render_card(manifest)
+    for row in table_after(card, "What is in it"):
+        counts = manifest["splits"][row[0]]
+        assert row[1:3] == [f"{counts['clips']:,}", f"{counts['seconds']:,.3f}"]
+        assert row[6] == f"{counts['bytes']:,}"
+    line = next(line for line in card.splitlines() if line.startswith("| commercial |"))
+    assert line == "| commercial | 1,234 | 9,999.500 | 0 | 0.000 | 0 | 0.000 | 1,234 | 9,999.500 |"
+
+
+def test_random_and_toy_weights_are_said_aloud(manifest: dict[str, Any]) -> None:
+    card = render_card(manifest)
+    assert "> **Random weights.** Vision, codec: these weights were never trained" in card
+    assert "> **Toy weights.** Separator: trained, but small" in card
+    assert card.index("Random weights") < card.index("## What it is")
+    assert "| codec | random:nano (seed 0) | **random** | Apache-2.0 | `" + "b" * 64 in card
+    for model in manifest["models"].values():
+        model["weights"] = "trained"
+    assert "WARNING" not in render_card(manifest)
+
+
+def test_columns_are_described_with_types_shapes_and_rates(manifest: dict[str, Any]) -> None:
+    assert list(_MEANINGS) == list(COLUMNS)
+    columns = {name: (kind, meaning) for name, kind, meaning in table_after(render_card(manifest), "Columns")}
+    assert list(columns) == list(COLUMNS)
+    assert columns["clip_global"][0] == "`<f2` [T1, 16], 1 Hz"
+    assert columns["codes"][0] == "`<i2` [4, T50], 50 Hz, 0..63"
+    assert columns["beat_times_s"][0] == "list of float32"
+    assert (columns["start_s"][0], columns["lufs"][0]) == ("float64", "float32")
+    assert columns["text"][0] == "string, may be null"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_ways_to_load_it_work_as_printed(release: Release, number: int, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (Path(release.path) / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    first, last = [("tokens.shape[1], codes.shape", "16 (4, 750)"), ("len(clips)", ""), ("'read'", "read")][number]
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "PYTHONPATH": str(TEMPLATES.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{blocks[number]}\nprint({first})"],
+        cwd=release.path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = str(release.counts["train"]["clips"]) if number == 1 else last
+    assert done.stdout.splitlines()[-1] == expected
+
+
+def test_the_way_to_rebuild_is_the_command_that_was_run(manifest: dict[str, Any]) -> None:
+    assert "dvmset build list.csv --data data --profile test\n```" in render_card(manifest)
+    manifest["provenance"] = {}
+    assert "dvmset build LIST --data DIR --profile test\n```" in render_card(manifest)
+
+
+def test_words_from_outside_cant_break_the_card(manifest: dict[str, Any]) -> None:
+    train = manifest["splits"]["train"]
+    train["categories"] = {"a|b\n# c <script> [x](y)": {"clips": 1, "seconds": 1.0}, "": {"clips": 1, "seconds": 0.5}}
+    card = render_card(manifest)
+    assert "<script>" not in card
+    assert "\n# c" not in card
+    assert "| a&#124;b &#35; c &#60;script&#62; &#91;x&#93;(y) | 1 | 1.000 |" in card
+    assert "| (none) | 1 | 0.500 |" in card
+
+
+def test_size_categories_are_the_hubs() -> None:
+    sizes = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 25_000: "10K<n<100K", 3 * 10**9: "n>1B"}
+    assert {n: size_category(n) for n in sizes} == sizes
+
+
+def test_the_template_goes_where_the_packages_go() -> None:
+    project = tomllib.loads((TEMPLATES.parent / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {"pipeline", TEMPLATES.name} <= set(packages)
+    assert (TEMPLATES / "template.md.j2").is_file()

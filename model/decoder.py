@@ -60,7 +60,7 @@ class Output(NamedTuple):
 
     Attributes:
         logits: [B, K, T, cardinality]; NaN for the last k codes of codebook k, which lie behind the trained steps.
-        mask: [B, K, T] bool; False there, and where the clip is padded.
+        mask: [B, K, T] bool; False there, and likewise for a clip that is padded: it is trained on as if alone.
     """
 
     logits: Tensor
@@ -119,7 +119,9 @@ class Decoder(nn.Module):
                 x = checkpoint(block, x, cross, use_reentrant=False)
             else:
                 x = block(x, cross)
-        mask = delay.mask if padding is None else delay.mask & padding[:, None]
+        mask = delay.mask
+        if padding is not None:  # a late codebook's step reads codes after its frame: those of the clip only
+            mask = mask & padding[:, delay.step.clamp(max=T - 1)]
         return Output(delay.align(self.logits(x)), mask.expand(codes.shape))
 
     def generate(self, cross: Tensor, frames: int, **options: Any) -> Tensor:
@@ -146,12 +148,14 @@ class Decoder(nn.Module):
         return self.heads(self.out_norm(x)).unflatten(-1, (self.geometry.codebooks, -1)).transpose(1, 2)
 
 
-def loss(output: Output, codes: Tensor) -> tuple[Tensor, Tensor]:
+def loss(output: Output, codes: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cross-entropy in nats: per codebook over its mask, then the mean of the codebooks, as audiocraft trains.
 
     Args:
         output: what `Decoder.forward` gave for `codes`.
         codes: [B, K, T].
+        counts: [K] codes that each codebook's sum is divided by; its mask's by default. Given the mean of several
+            processes' counts, the mean of their losses is the loss of all their clips in one batch, padded or not.
 
     Returns:
         The loss, and those of the codebooks [K], detached. A codebook with nothing to predict counts as 0.
@@ -161,7 +165,8 @@ def loss(output: Output, codes: Tensor) -> tuple[Tensor, Tensor]:
         F.cross_entropy(output.logits[:, k].flatten(0, 1).float(), targets[:, k].flatten(), reduction="sum")
         for k in range(codes.shape[1])
     ]
-    per_codebook = torch.stack(sums) / output.mask.sum((0, 2)).clamp(min=1)
+    counts = output.mask.sum((0, 2)) if counts is None else counts
+    per_codebook = torch.stack(sums) / counts.float().clamp(min=1e-6)
     return per_codebook.mean(), per_codebook.detach()
 
 

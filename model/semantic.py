@@ -174,8 +174,13 @@ def weights_digest(settings: SemanticSettings) -> str:
     return weights.digest_of_file(weights.from_hub(T5_HUB[settings.t5], "model.safetensors", download=False))
 
 
+def weights_id(settings: SemanticSettings) -> str:
+    """What T5's weights are called in cards; says so where they are random or trained from nothing."""
+    return f"{settings.t5.removeprefix('random:')} from scratch" if settings.t5_from_scratch else settings.t5
+
+
 def weights_licence(settings: SemanticSettings) -> str:
-    """The licence of T5's frozen weights."""
+    """The licence of T5's weights."""
     if settings.t5_from_scratch or settings.t5.startswith("random:"):
         return weights.RANDOM_LICENCE
     return "Apache-2.0 (T5, Google)"

@@ -6,15 +6,13 @@ The paper does not pin down backbone, LoRA, projector or injection rule, so all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.config import Group
+from pipeline.config import Group, load_settings, nested, operational, settings_of
 from pipeline.errors import SettingsError
 from pipeline.storage import digest
 
@@ -93,8 +91,37 @@ class DropSettings(Group):
     rhythm: float = Field(0.2, ge=0, le=1)
 
 
+class TrainSettings(Group):
+    """How a stage is trained. What the model is stands in the other groups, so these are no part of `Preset.digest`.
+
+    The paper doesn't say how VidMusician was trained: these are usual values for adapters of this size, not found ones.
+    """
+
+    batch: int = Field(16, ge=1, description="clips in a step, over all devices")
+    crop_s: int = Field(30, ge=1, description="seconds of a clip in a step; a shorter clip is padded")
+    steps: int = Field(10_000, ge=1, description="steps of the stage; the learning rate ends there")
+    lr: float = Field(3e-4, gt=0, description="highest learning rate")
+    min_lr: float = Field(0.1, ge=0, le=1, description="the last learning rate, as a share of the highest")
+    warmup: int = Field(500, ge=0, description="steps over which the learning rate rises")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices of the semantic part only")
+    clip: float = Field(1.0, gt=0, description="longest gradient; longer ones are shortened to it")
+    seed: int = Field(0, ge=0, description="of the start, the order of clips, crops and dropped conditions")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the frozen decoder; what is trained is fp32")
+    checkpointing: bool = operational(False, description="less memory, a third more work: see `dvmset model`")
+    workers: int = operational(2, ge=1, description="threads that read ahead")
+    log_every: int = operational(10, ge=1, description="steps")
+    eval_every: int = operational(500, ge=1, description="steps")
+    eval_clips: int = operational(256, ge=1, description="clips of the validation split that are evaluated, at most")
+    save_every: int = operational(500, ge=1, description="steps")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = operational("auto")
+    devices: int | Literal["auto"] = operational("auto", description="per node; on CPUs the number of processes")
+    nodes: int = operational(1, ge=1)
+    strategy: Literal["auto", "ddp"] = operational("auto", description="Lightning Fabric's; auto is ddp for several")
+
+
 class Preset(Group):
-    """All settings of a model."""
+    """All settings of a model, and of its training."""
 
     name: str
     ablation: str = Field("", description="the ablation laid on the preset, for the record")
@@ -102,6 +129,7 @@ class Preset(Group):
     semantic: SemanticSettings = SemanticSettings()
     rhythm: RhythmSettings = RhythmSettings()
     drop: DropSettings = DropSettings()
+    train: TrainSettings = TrainSettings()
     one_stage: bool = Field(False, description="train the semantic and the rhythm part together")
 
     @property
@@ -110,14 +138,8 @@ class Preset(Group):
         return (1,) if self.one_stage or self.rhythm.kind == "none" else (1, 2)
 
     def digest(self) -> str:
-        """SHA-256 over all settings but the names."""
-        return digest({n: v for n, v in self.key().items() if n not in ("name", "ablation")})
-
-
-@cache
-def preset_names() -> tuple[str, ...]:
-    """The bundled presets."""
-    return tuple(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        """SHA-256 over all settings that say what the model is: all but the names and how it is trained."""
+        return digest({n: v for n, v in self.key().items() if n not in ("name", "ablation", "train")})
 
 
 def load_preset(name: str, overrides: Iterable[str] = (), *, ablation: str = "") -> Preset:
@@ -126,49 +148,16 @@ def load_preset(name: str, overrides: Iterable[str] = (), *, ablation: str = "")
     Raises:
         SettingsError: no such preset or ablation, an unknown key, or a value out of range; the message names it.
     """
-    path = PRESETS / f"{name}.yaml" if name in preset_names() else Path(name)
-    if not path.is_file():
-        raise SettingsError(
-            f"No preset {name!r}.", hint=f"Use one of {', '.join(preset_names())}, or the path of a YAML file."
-        )
     if ablation and ablation not in ABLATIONS:
         raise SettingsError(f"No ablation {ablation!r}.", hint=f"Use one of {', '.join(ABLATIONS)}.")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path} is not YAML: {error}.", hint="Mend the file.") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds no settings.", hint="Write `group: {field: value}` lines in it.")
-    values = {"name": path.stem, **values}
-    if ablation:
-        values = _laid_on(values, {"ablation": ablation, **ABLATIONS[ablation]})
-    for override in overrides:
-        values = _laid_on(values, _nested(override))
-    try:
-        return Preset.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"Settings of {path.name} can't be used: {problems}.") from error
+    layers = [{"ablation": ablation, **ABLATIONS[ablation]}] if ablation else []
+    return load_settings(Preset, "preset", PRESETS, name, [*layers, *map(nested, overrides)])
 
 
-def _nested(override: str) -> dict[str, Any]:
-    """`a.b=c` -> {"a": {"b": c}}."""
-    dotted, sign, text = override.partition("=")
-    if not sign:
-        raise SettingsError(f"Can't read the setting {override!r}.", hint="Write group.field=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"Can't read the value of {override!r}.", hint="Write group.field=value.") from error
-    for part in reversed(dotted.strip().split(".")):
-        value = {part: value}
-    return dict(value)
+def preset_of(values: Mapping[str, Any], overrides: Iterable[str] = (), *, where: str) -> Preset:
+    """The preset that a run wrote down, with `group.field=value` overrides on top; `where` names its place in an error.
 
-
-def _laid_on(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`below` with the values of `above`, group by group; neither is changed."""
-    both = dict(below)
-    for key, value in above.items():
-        old = both.get(key)
-        both[key] = _laid_on(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return both
+    Raises:
+        SettingsError: an unknown key, or a value out of range; the message names it.
+    """
+    return settings_of(Preset, values, map(nested, overrides), where=where)

@@ -49,7 +49,7 @@ def build(preset: Preset, *, checkpointing: bool = False) -> VidMusician:
     model.provenance = {
         "decoder": {"id": backbone.id, "digest": backbone.digest, "licence": backbone.licence},
         "t5": {
-            "id": preset.semantic.t5,
+            "id": semantic.weights_id(preset.semantic),
             "digest": semantic.weights_digest(preset.semantic),
             "licence": semantic.weights_licence(preset.semantic),
         },
@@ -254,7 +254,7 @@ def describe(
         "preset": preset.name,
         "ablation": preset.ablation,
         "settings_digest": preset.digest(),
-        "models": {"decoder": preset.decoder.weights, "t5": preset.semantic.t5},
+        "models": {"decoder": preset.decoder.weights, "t5": semantic.weights_id(preset.semantic)},
         "geometry": asdict(model.decoder.geometry),
         "injection_layers": list(model.rhythm.layers) if model.rhythm else [],
         "stages": list(preset.stages),

@@ -6,9 +6,9 @@ batch sizes) don't change what a stage writes, so they are left out of the stage
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -60,7 +60,7 @@ class ShotSettings(Group):
 
     detector: Literal["content", "adaptive", "histogram"] = "content"
     threshold: float = Field(27.0, description="ContentDetector's HSV difference; 3.0 for adaptive, 0.2 for histogram")
-    min_shot_s: float = Field(0.4, ge=0, description="shorter shots are merged into the one before")
+    min_shot_s: float = Field(0.4, ge=0, description="a cut closer to the one before, or to an end, is dropped")
 
 
 class SeparateSettings(Group):
@@ -164,41 +164,91 @@ class Profile(Group):
         return digest(self.key())
 
 
-@cache
-def profile_names() -> tuple[str, ...]:
-    """The bundled profiles."""
-    return tuple(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+Named = TypeVar("Named", bound=Group)
 
 
-def load_profile(name: str, overrides: tuple[str, ...] | list[str] = ()) -> Profile:
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The bundled YAML files of a folder, by name."""
+    return tuple(sorted(p.stem for p in folder.glob("*.yaml")))
+
+
+def load_profile(name: str, overrides: Iterable[str] = ()) -> Profile:
     """A profile by name or by path of a YAML file, with `group.field=value` overrides on top.
 
     Raises:
         SettingsError: no such profile, an unknown key, or a value out of range; the message names it.
     """
-    path = PROFILES / f"{name}.yaml" if name in profile_names() else Path(name)
+    return load_settings(Profile, "profile", PROFILES, name, map(nested, overrides))
+
+
+def load_settings(
+    kind: type[Named], word: str, folder: Path, name: str, layers: Iterable[Mapping[str, Any]] = ()
+) -> Named:
+    """Settings from a bundled YAML file or one of the user's own, with more settings laid on top, layer by layer.
+
+    Args:
+        kind: what the file describes.
+        word: what a person calls it.
+        folder: of the bundled files.
+        name: of a bundled file, or the path of one.
+        layers: nested settings; later ones win.
+
+    Raises:
+        SettingsError: no such file, an unknown key, or a value out of range; the message names it.
+    """
+    bundled = names_in(folder)
+    path = folder / f"{name}.yaml" if name in bundled else Path(name)
     if not path.is_file():
-        raise SettingsError(
-            f"No profile {name!r}.", hint=f"Use one of {', '.join(profile_names())}, or the path of a YAML file."
-        )
+        raise SettingsError(f"No {word} {name!r}.", hint=f"Use one of {', '.join(bundled)}, or a YAML file's path.")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not YAML: {error}.", hint="Mend the file.") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no settings.", hint="Write `group: {field: value}` lines in it.")
-    values.setdefault("name", path.stem)
-    for override in overrides:
-        dotted, sign, text = override.partition("=")
-        group, dot, field = dotted.strip().partition(".")
-        if not (sign and dot):
-            raise SettingsError(f"Can't read the setting {override!r}.", hint="Write group.field=value.")
-        values.setdefault(group, {})
-        if not isinstance(values[group], dict):
-            raise SettingsError(f"{group!r} in {override!r} is not a group of settings.")
-        values[group][field] = yaml.safe_load(text)
+    return settings_of(kind, {"name": path.stem, **values}, layers, where=path.name)
+
+
+def settings_of(
+    kind: type[Named], values: Mapping[str, Any], layers: Iterable[Mapping[str, Any]], *, where: str
+) -> Named:
+    """Settings from plain values with more laid on top; `where` names their place in an error.
+
+    Raises:
+        SettingsError: an unknown key, or a value out of range; the message names it.
+    """
+    for layer in layers:
+        values = _laid_on(values, layer)
     try:
-        return Profile.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"Settings of {path.name} can't be used: {problems}.") from error
+        raise SettingsError(f"Settings of {where} can't be used: {problems}.") from error
+
+
+def nested(override: str) -> dict[str, Any]:
+    """`a.b=c` -> {"a": {"b": c}}, the value read as YAML.
+
+    Raises:
+        SettingsError: it isn't of that form.
+    """
+    dotted, sign, text = override.partition("=")
+    hint = "Write group.field=value."
+    if not sign:
+        raise SettingsError(f"Can't read the setting {override!r}.", hint=hint)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"Can't read the value of {override!r}.", hint=hint) from error
+    for part in reversed(dotted.strip().split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _laid_on(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, group by group; neither is changed."""
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        both[key] = _laid_on(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both

@@ -117,9 +117,9 @@ def _weights(profile: Profile) -> list[Check]:
     from pipeline import codec, separate, vision
 
     rooms = (
-        ("separator", profile.separate.model, lambda: separate.weights_digest(profile.separate)),
-        ("vision", profile.vision.model, lambda: vision.weights_digest(profile.vision)),
-        ("codec", profile.codec.model, lambda: codec.weights_digest(profile.codec)),
+        ("separator", profile.separate.model, lambda: separate.weights_digest(profile.separate, download=False)),
+        ("vision", profile.vision.model, lambda: vision.weights_digest(profile.vision, download=False)),
+        ("codec", profile.codec.model, lambda: codec.weights_digest(profile.codec, download=False)),
     )
     checks = []
     for room, model, digest in rooms:

@@ -1,33 +1,28 @@
 """Stems: Demucs over audio of any length, in overlapping chunks, in memory that doesn't grow with the length.
 
-Weights are safetensors whose header says which demucs class they belong to and with which arguments (`klass`, `args`,
-`kwargs` as JSON), as demucs 4.1 publishes them. They come from one of three places:
-
-- `bundled:NAME` is `pipeline/nano/NAME.safetensors`;
-- a model name such as `htdemucs` is looked for in `$DVMSET_WEIGHTS/demucs/NAME/` (by default
-  `~/.cache/dvmset/weights/demucs/NAME/`), as `NAME.yaml` and one `SIGNATURE.safetensors` for each model it lists;
-- what is not there is fetched by the Hugging Face hub client into its own cache.
-
+Weights are safetensors whose header names a demucs class and its arguments (`klass`, `args`, `kwargs` as JSON), as
+demucs 4.1 publishes them. `bundled:NAME` is one such file; a model name such as `htdemucs` is a repository with
+`NAME.yaml` and a `SIGNATURE.safetensors` for each model the YAML lists (`weights.py` says where they are looked for).
 The older `.th` packages are pickles, which can run code when they are loaded; they are refused.
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
+from pipeline import weights
 from pipeline.config import SeparateSettings
-from pipeline.errors import MissingWeights
-from pipeline.storage import file_digest
+from pipeline.errors import MissingWeights, SettingsError
+from pipeline.storage import digest
 
 if TYPE_CHECKING:
     from demucs.apply import BagOfModels
@@ -35,7 +30,6 @@ if TYPE_CHECKING:
     from demucs.hdemucs import HDemucs
     from demucs.htdemucs import HTDemucs
 
-BUNDLED = Path(__file__).with_name("nano")
 _CLASSES = ("demucs.htdemucs.HTDemucs", "demucs.hdemucs.HDemucs", "demucs.demucs.Demucs")
 _OVERLAP = 0.25
 """Share of a model segment that overlaps the next one inside a chunk: demucs' own default."""
@@ -57,16 +51,13 @@ class Separator:
     """
 
     def __init__(self, model: HTDemucs | BagOfModels, model_id: str, digest: str, settings: SeparateSettings) -> None:
-        import torch
-
         self.id, self.digest = model_id, digest
         self.sources: tuple[str, ...] = tuple(model.sources)
         self.rate: int = int(model.samplerate)
         self.channels: int = int(model.audio_channels)
         self._chunk = round(settings.chunk_s * self.rate)
         self._context = round(settings.context_s * self.rate)
-        name = settings.device
-        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+        self._device = weights.device(settings.device)
         self._model = model.to(self._device).eval()
 
     def stream(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -130,8 +121,8 @@ def load_separator(settings: SeparateSettings) -> Separator:
     """
     from demucs.apply import BagOfModels
 
-    files = weight_files(settings.model)
-    if settings.model.startswith("bundled:"):
+    files = weights_paths(settings)
+    if len(files) == 1:
         model: HTDemucs | BagOfModels = load_weights(files[0])
     else:
         bag = _read_bag(files[0])
@@ -140,61 +131,54 @@ def load_separator(settings: SeparateSettings) -> Separator:
     return Separator(model, settings.model, weights_digest(settings), settings)
 
 
+def weights_digest(settings: SeparateSettings, *, download: bool = True) -> str:
+    """SHA-256 that names the model's weights; computed from its files, without torch.
+
+    Raises:
+        MissingWeights: a file is neither here nor, with `download`, reachable.
+    """
+    return digest([weights.digest_of_file(path) for path in weights_paths(settings, download=download)])
+
+
 def licence(settings: SeparateSettings) -> str:
-    """Of the weights: Demucs states MIT for its own; bundled ones are ours."""
-    return "Apache-2.0" if settings.model.startswith("bundled:") else "MIT"
+    """The licence of the model's weights, for the data card; without torch."""
+    kind, name = weights.kind_and_name(settings.model)
+    if kind == "bundled":
+        return weights.header(weights.bundled(name))["licence"]
+    return f"as stated by {_repository(name)} on the Hugging Face hub"
 
 
-def weights_digest(settings: SeparateSettings) -> str:
-    """SHA-256 over the digests of the model's files; reads them, but loads no model.
-
-    Raises:
-        MissingWeights: a file is neither on disk nor reachable.
-    """
-    digests = [_digest(path, path.stat().st_mtime_ns) for path in weight_files(settings.model)]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-@cache
-def _digest(path: Path, _modified: int) -> str:
-    return file_digest(path)
-
-
-def weights_folder() -> Path:
-    """Where weights put down by hand are looked for: `$DVMSET_WEIGHTS`, by default `~/.cache/dvmset/weights`."""
-    if folder := os.environ.get("DVMSET_WEIGHTS"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvmset" / "weights"
-
-
-def weight_files(model: str, *, download: bool = True) -> tuple[Path, ...]:
-    """The files of a model: the one bundled file, or the bag's YAML and then its models in order.
-
-    Args:
-        model: as `SeparateSettings.model`.
-        download: ask the hub for what is not on disk.
+def weights_paths(settings: SeparateSettings, *, download: bool = True) -> tuple[Path, ...]:
+    """The files of the model: the bundled one, or the YAML and then the models it lists.
 
     Raises:
-        MissingWeights: names the first file that is neither on disk nor reachable, and its place.
+        MissingWeights: one is neither here nor, with `download`, reachable.
     """
-    if model.startswith("bundled:"):
-        path = BUNDLED / f"{model.removeprefix('bundled:')}.safetensors"
-        if not path.is_file():
-            raise MissingWeights(
-                f"No bundled separator {path.name} in {BUNDLED}.",
-                hint="Make it with `python -m pipeline.nano.separator`, or choose another separate.model.",
-            )
-        return (path,)
-    if not model.replace("_", "").isalnum():
-        raise MissingWeights(
-            f"{model!r} is no demucs model.", hint="Set separate.model to a name like htdemucs, or bundled:separator."
+    kind, name = weights.kind_and_name(settings.model)
+    if kind == "bundled":
+        return (weights.bundled(name),)
+    if kind or not name.replace("_", "").isalnum():
+        raise SettingsError(
+            f"{settings.model!r} is no separator.", hint="Set separate.model to bundled:separator or htdemucs."
         )
-    bag = _weight_file(model, f"{model}.yaml", download)
-    return (bag, *(_weight_file(model, f"{name}.safetensors", download) for name in _read_bag(bag)["models"]))
+    bag = _from_hub(name, f"{name}.yaml", download)
+    return (bag, *(_from_hub(name, f"{signature}.safetensors", download) for signature in _read_bag(bag)["models"]))
 
 
-def hub_repository(model: str) -> str:
-    """The Hugging Face repository demucs publishes a model in; the rule of `demucs.hf`, which would import torch."""
+def _from_hub(model: str, name: str, download: bool) -> Path:
+    repository = _repository(model)
+    try:
+        return weights.from_hub(repository, name, download=download)
+    except MissingWeights as error:
+        pickles = sorted(path.name for path in (weights.folder() / repository).glob("*.th"))
+        if not pickles:
+            raise
+        refused = f"{', '.join(pickles)} beside it is a pickle, which could run code, and is not read."
+        raise MissingWeights(f"{error.message} {refused}", hint=error.hint) from error
+
+
+def _repository(model: str) -> str:
+    """The Hugging Face repository of a demucs model: the rule of `demucs.hf`, which would import torch."""
     if model == "htdemucs":
         return "adefossez/HTDemucs"
     if model.startswith("htdemucs_"):
@@ -202,33 +186,11 @@ def hub_repository(model: str) -> str:
     return f"adefossez/Demucs-{model}"
 
 
-def _weight_file(model: str, name: str, download: bool) -> Path:
-    """A file of a demucs model: from the weights folder, else from the Hugging Face cache or hub."""
-    folder = weights_folder() / "demucs" / model
-    if (folder / name).is_file():
-        return folder / name
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository = hub_repository(model)
-    try:
-        return Path(hf_hub_download(repository, name, local_files_only=not download))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = f"could not be fetched from {repository} on the Hugging Face hub" if download else "not in its cache"
-        pickles = sorted(p.name for p in folder.glob("*.th"))
-        refused = f" {', '.join(pickles)} there is a pickle, which could run code, and is not read." if pickles else ""
-        raise MissingWeights(
-            f"The separator {model} needs {name}: it is not in {folder} and {reason}.{refused}",
-            hint=f"Put {name} of {repository} into {folder} ($DVMSET_WEIGHTS moves that folder) and check with "
-            "`dvmset doctor`; or use the nano profile, which needs no download.",
-        ) from error
-
-
 def _read_bag(path: Path) -> dict[str, Any]:
     """`models`: signatures; `weights`: optional gains per model and source; `segment`: optional override, seconds."""
     bag = yaml.safe_load(path.read_text())
     names = bag.get("models") if isinstance(bag, dict) else None
-    if not names or not all(isinstance(name, str) and name.isalnum() for name in names):
+    if not isinstance(names, list) or not names or not all(str(name).isalnum() for name in names):
         raise MissingWeights(f"{path} is not a list of demucs models.", hint="Fetch or copy it again.")
     return bag
 
@@ -242,8 +204,6 @@ def load_weights(path: Path) -> HTDemucs:
     Raises:
         MissingWeights: the header or the weights are not those of a demucs model.
     """
-    import importlib
-
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -6,7 +6,8 @@ patches alike. (In transformers' `CLIPVisionModel` this [CLS] is `pooler_output`
 that LayerNorm.)
 
 With p_t the tokens of frame t, a curve is `d_t = 1 - cos(p_t, p_{t-1})` (VidMusician, arXiv 2412.06296), in three
-readings: mean over the patches, all patches as one vector, and [CLS] alone.
+readings: mean over the patches, all patches as one vector, and [CLS] alone. After a LayerNorm all tokens are nearly of
+one length, so the first two almost agree (with random weights they are equal).
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ class VisionFeatures:
 
 class VisionEncoder:
     """open_clip's image tower, resident on its device.
+
+    With `precision: bf16` a distance under 1e-2 is off by at most 1.5e-5 ([CLS]: 3e-5), a larger one by a float16 step:
+    1 to 4 % at 1e-4, less above; below that, where the picture stands still, it is noise. (Measured on real film with
+    random weights at ViT-B/32's size.)
 
     Args:
         tower: an open_clip `VisionTransformer` without projection that hands back ([CLS], patch tokens).

@@ -17,7 +17,7 @@ from tests.site import Site
 FOLDER = Path(".demo")
 PORT = 8642  # fixed, because a source's identity is its address: two runs give the same clips
 # Puts the film and its trailer, which are one film, into train, and the city into validation.
-SETTINGS = ("fetch.allow_loopback=true", "release.split_salt=demo")
+SETTINGS = ("fetch.allow_loopback=true", "release.split_salt=bunny")
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.media import encode, frames_at, mux
+from pipeline.media import audio_window, encode, frames_at, mux
 from pipeline.nano import packages
-from pipeline.nano.mixtures import RATE, recordings, render
+from pipeline.nano.mixtures import RATE, render
 from pipeline.storage import Store
 
 CITY_S = 40
@@ -57,7 +57,7 @@ def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
         "trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
         "mirror/trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
         "city.mp4": _city,
-        "talk.mp4": lambda path: mux(packages.trailer(), _loop(np.concatenate(recordings("test")), 55), RATE, path),
+        "talk.mp4": lambda path: mux(packages.trailer(), _loop(_reading(), 55), RATE, path),
         "silent.mp4": lambda path: mux(packages.trailer(), np.zeros((1, 55 * RATE), np.float32), RATE, path),
         "effects.mp4": lambda path: mux(packages.trailer(), _loop(_effects(), 55), RATE, path),
         "mute.mp4": lambda path: encode(path, _city_frames(12), Fraction(25), None, RATE),
@@ -78,7 +78,7 @@ def write_list(path: Path, neighbours: list[Neighbour], base_url: str) -> None:
 
 def _city(path: Path) -> None:
     """CC0 footage of a city in a loop, under a rendered piece of public-domain music."""
-    encode(path, _city_frames(CITY_S), Fraction(25), _loop(render("music", 1, CITY_S), CITY_S), RATE)
+    encode(path, _city_frames(CITY_S), Fraction(25), _loop(render("music", np.random.default_rng(1)), CITY_S), RATE)
 
 
 def _city_frames(seconds: int) -> Iterator[np.ndarray]:
@@ -88,7 +88,12 @@ def _city_frames(seconds: int) -> Iterator[np.ndarray]:
 
 
 def _effects() -> np.ndarray:
-    return np.concatenate([render("effects", seed, 10) for seed in range(5)])
+    return np.concatenate([render("effects", np.random.default_rng(seed)) for seed in range(5)])
+
+
+def _reading() -> np.ndarray:
+    """A sonnet, read for LibriVox."""
+    return audio_window(packages.fetch("sonnet") / "audio.wav", rate=RATE, channels=1, start_s=0, end_s=50)[0]
 
 
 def _loop(audio: np.ndarray, seconds: float) -> np.ndarray:

@@ -51,6 +51,19 @@ def read_index(rgb: np.ndarray) -> int:
     return index
 
 
+def shots(
+    stamps: Sequence[Fraction], cuts: Sequence[Fraction], *, width: int = 320, height: int = 180
+) -> Iterator[np.ndarray]:
+    """Pictures that pan over a patchwork of blocks, another one from each of `cuts` on."""
+    for index, stamp in enumerate(stamps):
+        random = np.random.default_rng(sum(stamp >= cut for cut in cuts))
+        rgb = np.full((height, width, 3), random.integers(0, 255, 3), np.uint8)
+        for _ in range(12):
+            y, x = random.integers(0, height - 30), random.integers(0, width - 30)
+            rgb[y : y + 30, x : x + 30] = random.integers(0, 255, 3)
+        yield np.roll(rgb, index, axis=1)
+
+
 def even_stamps(rate: Fraction, seconds: float, start: Fraction = Fraction(0)) -> list[Fraction]:
     """Times of pictures at a constant rate."""
     return [start + index / rate for index in range(round(rate * Fraction(seconds)))]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from flows.cli import data, look
 from pipeline import __version__
+
+# Read by OpenMP when torch is loaded: threads that wait for each other sleep instead of spinning, which on a machine
+# that does anything else besides (downloads, shot detection) is many times faster.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     no_args_is_help=True,

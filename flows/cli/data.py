@@ -204,7 +204,7 @@ def _print_release(made: Release | None, console: Console) -> None:
 
 
 def _print_failures(ledger: Any, console: Console) -> None:
-    failures = ledger.lasterrors()
+    failures = ledger.last_errors()
     for attempt in failures[:20]:
         url = ledger.source(attempt.source_id).url
         console.print(f"[yellow]{attempt.error_class:>11}[/] {url}  {attempt.message}", highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ last step, so that odd rates (24000/1001) and variable ones come out right.
 """
 
 from pipeline.media.audio import audio_blocks, audio_window
-from pipeline.media.frames import frames_at
+from pipeline.media.frames import every_frame, frames_at
 from pipeline.media.integrity import check_integrity
 from pipeline.media.probe import AudioStream, MediaInfo, VideoStream, probe
 from pipeline.media.write import encode, mux
@@ -18,6 +18,7 @@ __all__ = [
     "audio_window",
     "check_integrity",
     "encode",
+    "every_frame",
     "frames_at",
     "mux",
     "probe",

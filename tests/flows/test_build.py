@@ -18,7 +18,7 @@ from tests.neighbours import NEIGHBOURS, make, write_list
 from tests.site import Site
 
 pytestmark = pytest.mark.slow
-SETTINGS = ("--profile", "nano", "--set", "fetch.allow_loopback=true", "--set", "release.split_salt=demo")
+SETTINGS = ("--profile", "nano", "--set", "fetch.allow_loopback=true", "--set", "release.split_salt=bunny")
 
 
 def command(*arguments: str | Path) -> list[str]:

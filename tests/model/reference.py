@@ -8,7 +8,7 @@ from torch import nn
 from model.checkpoints import convert
 from model.decoder import Decoder, Geometry
 
-TOY = Geometry(layers=3, dim=64, heads=4, ff=256, cardinality=40)
+TOY = Geometry(layers=3, dim=64, heads=4, ff=256, cardinality=32)
 OFF = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}  # transformers' default is 0.1
 
 

@@ -4,9 +4,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from model.settings import ABLATIONS, load_preset, preset_names
+from model.settings import ABLATIONS, PRESETS, load_preset
 from model.vidmusician import describe
+from pipeline.config import names_in
 from pipeline.errors import SettingsError
+from pipeline.nano.geometry import CODEC, VISION
 
 # reference/paper.md 5.2: D, squares D x D, global token, projector trained, LoRA targets, rank, total
 ROWS = {
@@ -49,6 +51,7 @@ def test_description_says_what_is_random_and_where_the_curve_enters():
     assert nano["geometry"]["layers"] == 8
     medium = describe(load_preset("medium"), batch=2)
     assert medium["models"] == {"decoder": "facebook/musicgen-medium", "t5": "t5-base"}
+    assert describe(load_preset("small", ablation="t5_scratch"), batch=2)["models"]["t5"] == "t5-base from scratch"
     assert medium["injection_layers"] == [0, 4, 8, 12, 16, 20, 24, 28, 32]
 
 
@@ -72,6 +75,14 @@ def test_nano_has_the_shape_of_small():
     assert nano.semantic.projector == small.semantic.projector
 
 
+def test_presets_read_what_the_profiles_models_write():
+    for profile, name in (("nano", "nano"), ("vit-b-32", "small")):
+        assert load_preset(name).semantic.clip_dim == VISION[profile].width
+    for profile, name in (("nano", "nano"), ("encodec-32khz", "small")):
+        told = describe(load_preset(name), batch=1)["geometry"]
+        assert (told["codebooks"], told["cardinality"]) == (CODEC[profile].codebooks, CODEC[profile].cardinality)
+
+
 def test_ablations_are_the_authors_seven():
     assert set(ABLATIONS) == {
         "t5_scratch",
@@ -86,7 +97,7 @@ def test_ablations_are_the_authors_seven():
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 def test_an_ablation_lies_on_any_preset_and_changes_it(ablation):
-    for name in preset_names():
+    for name in names_in(PRESETS):
         preset = load_preset(name, ablation=ablation)
         assert preset.ablation == ablation
         assert preset.digest() != load_preset(name).digest()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,6 +75,38 @@ def test_a_delay_between_sound_and_picture_is_kept(tmp_path: Path, suffix: str, 
     assert len(errors) > 20 and max(map(abs, errors)) <= (16 if suffix == ".mkv" else 1)  # its stamps are whole ms
     first = start_of(path)
     assert indices(path, AT_25) == [synth.shown_index(stamps, t - first + stamps[0], UNITS[suffix]) for t in AT_25]
+
+
+def test_what_an_edit_list_hides_is_not_shown(tmp_path: Path):
+    stamps, sound = synth.even_stamps(Fraction(25), 20), synth.ticks(20, 44100)
+    whole = synth.write(tmp_path / "whole.mp4", stamps=stamps, audio=sound, options={"g": "50"})
+    cut = tmp_path / "cut.mp4"  # copied, so it starts at the key frame of 8 s, and hides what comes before 9.12 s
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", "9.12", "-i", str(whole), "-c", "copy", str(cut)]
+    subprocess.run(command, check=True)
+    assert indices(cut, AT_25) == list(range(228, 228 + len(AT_25)))
+    window = media.audio_window(cut, rate=32000, channels=1, start_s=3, end_s=8)[0]
+    assert set(synth.tick_errors(window, 32000, 12.12)) == {0}
+    media.mux(cut, synth.ticks(8, 32000), 32000, tmp_path / "new.mp4")
+    assert indices(tmp_path / "new.mp4", AT_25) == list(range(228, 228 + len(AT_25)))
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "unit"),
+    [
+        ("libvpx-vp9", ".webm", Fraction(1, 1000)),
+        ("libsvtav1", ".mp4", Fraction(1, 90000)),
+        ("libx265", ".mp4", Fraction(1, 90000)),
+        ("mpeg4", ".avi", Fraction(1, 25)),
+        ("mpeg2video", ".ts", Fraction(1, 25)),
+        ("flv1", ".flv", Fraction(1, 1000)),
+    ],
+)
+def test_other_codecs_are_sound_and_exact_too(tmp_path: Path, codec: str, suffix: str, unit: Fraction):
+    stamps = synth.even_stamps(Fraction(25), 12)
+    path = synth.write(tmp_path / f"a{suffix}", stamps=stamps, codec=codec, unit=unit, options={"g": "30"})
+    assert media.check_integrity(path, expected_s=12).video
+    assert indices(path, [stamp + Fraction(1, 50) for stamp in stamps[::7]]) == list(range(0, 300, 7))
+    assert indices(path, [Fraction(113, 10)]) == [282]
 
 
 @pytest.mark.parametrize("options", [{"g": "25"}, {"g": "400"}, {"g": "50", "x264-params": "open-gop=1"}], ids=str)

@@ -18,6 +18,7 @@ from scipy import signal
 
 from pipeline.clips import cut_spans, file_verdict
 from pipeline.config import MusicSettings, Profile, VerdictSettings
+from pipeline.errors import SettingsError
 from pipeline.media import audio_window
 from pipeline.music import REASONS, Curves, beats, judge, measure
 from pipeline.music.meters import ONSET_FLOOR, Onsets, Scores
@@ -36,7 +37,7 @@ TEXT = (
 class Oracle:
     """A separator that knows the stems: [S, 1, N] at `RATE`, from the beginning of the section."""
 
-    rate, channels = RATE, 1
+    rate, channels, id = RATE, 1, "an oracle"
 
     def __init__(self, **stems: np.ndarray) -> None:
         self.sources = tuple(stems)
@@ -121,7 +122,7 @@ def effects(kind: str, seconds: float = 24.0) -> np.ndarray:
     for start in np.arange(0.3, seconds - 1, 0.55):
         i = int(start * RATE)
         steps[i : i + RATE // 3] += rng.standard_normal(RATE // 3) * np.exp(-np.arange(RATE // 3) / (0.03 * RATE))
-    return loud(signal.sosfilt(signal.butter(2, 1500, fs=RATE, output="sos"), steps + 1e-3 * rng.standard_normal(n)))
+    return loud(signal.sosfilt(signal.butter(2, 1500, fs=RATE, output="sos"), steps + 1e-2 * rng.standard_normal(n)))
 
 
 def kept_share(curves: Curves, **verdict: float) -> tuple[float, str]:
@@ -167,6 +168,13 @@ def test_a_section_is_measured_from_its_start(tmp_path):
     np.testing.assert_allclose(curves.mix_db, 20 * np.log10(0.5 / np.sqrt(2)), atol=0.05)
     assert (curves.window(3500, 4500), curves.window(3400, 3600)) == (slice(1, 2), slice(0, 2))
     assert soundfile.info(tmp_path / "s.flac").frames == 2 * STEM_RATE
+
+
+def test_a_separator_without_vocals_is_refused(tmp_path):
+    separator = Oracle(drums=np.zeros(10), bass=np.zeros(10))
+
+    with pytest.raises(SettingsError, match="an oracle gives drums, bass, but no vocals"):
+        measure(tmp_path / "a.wav", 0, 10, separator, STANDARD, stem_path=tmp_path / "s.flac", stem_rate=STEM_RATE)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 10, 30, 999])
@@ -310,7 +318,7 @@ def test_beats_of_a_band_are_found_where_they_are(tmp_path, bpm):
     found = beats(curves, 3100, 23_100, STANDARD)
 
     assert found.tempo_bpm == pytest.approx(bpm, rel=0.04)
-    grid = np.arange(48) * 60 / bpm - 3.1
+    grid = np.arange(round(24 * bpm / 60)) * 60 / bpm - 3.1
     errors = [np.abs(grid - t).min() for t in found.times_s]
     assert len(errors) >= 0.8 * 20 * bpm / 60
     assert np.median(errors) < 0.012

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from pipeline import separate
 from pipeline.config import SeparateSettings
-from pipeline.errors import MissingWeights
-from pipeline.separate import Separator, load_separator, load_weights, weight_files, weights_digest
+from pipeline.errors import MissingWeights, SettingsError
+from pipeline.separate import Separator, load_separator, load_weights, weights_digest, weights_paths
 
 TINY = {
     "sources": ["other", "vocals"],
@@ -137,31 +137,39 @@ print(run(60), run(600))
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch) -> Path:
-    """An empty weights folder, and no hub."""
+    """Where htdemucs belongs in an empty weights folder; no hub."""
     monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     load_separator.cache_clear()
-    return tmp_path / "demucs" / "htdemucs"
+    folder = tmp_path / "adefossez" / "HTDemucs"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def test_missing_weights_are_named_with_their_place(weights):
     with pytest.raises(MissingWeights) as caught:
         load_separator(SeparateSettings(model="htdemucs"))
-    assert "htdemucs.yaml" in caught.value.message and str(weights) in caught.value.message
-    assert "adefossez/HTDemucs" in caught.value.hint and "dvmset doctor" in caught.value.hint
-    weights.mkdir(parents=True)
+    assert "htdemucs.yaml of adefossez/HTDemucs" in caught.value.message
+    assert str(weights / "htdemucs.yaml") in caught.value.hint and "dvmset doctor" in caught.value.hint
     (weights / "htdemucs.yaml").write_text("models: ['955717e8']")
     (weights / "955717e8-8726e21a.th").write_bytes(b"a pickle")
     with pytest.raises(MissingWeights, match=r"955717e8\.safetensors") as caught:
-        weight_files("htdemucs", download=False)
+        weights_digest(SeparateSettings(model="htdemucs"), download=False)
     assert "955717e8-8726e21a.th" in caught.value.message and "is not read" in caught.value.message
 
 
-@pytest.mark.parametrize("model", ["../secrets", "hf://someone/model", "", "bundled:absent"])
+@pytest.mark.parametrize("model", ["../secrets", "hf://someone/model", "", "bundled:absent", "random:nano"])
 def test_names_that_are_no_model_are_refused(model, weights):
-    with pytest.raises(MissingWeights):
-        weight_files(model)
+    with pytest.raises((MissingWeights, SettingsError)):
+        weights_paths(SeparateSettings(model=model))
+
+
+@pytest.mark.parametrize("text", ["", "models: []", "models: ['../../x']", "models: 3", "[1, 2]"])
+def test_a_list_of_models_that_is_none_is_refused(text, weights):
+    (weights / "htdemucs.yaml").write_text(text)
+    with pytest.raises(MissingWeights, match="list of demucs models"):
+        weights_paths(SeparateSettings(model="htdemucs"))
 
 
 @pytest.mark.parametrize("klass", ["subprocess.Popen", "builtins.eval", "torch.nn.Linear"])
@@ -188,11 +196,10 @@ def test_weights_that_do_not_fit_their_header_are_refused(tmp_path):
 
 def test_the_repository_rule_is_demucs_own():
     for name in ("htdemucs", "htdemucs_ft", "htdemucs_6s", "hdemucs_mmi", "mdx_extra"):
-        assert separate.hub_repository(name) == f"adefossez/{hf_repo_name(name)}"
+        assert separate._repository(name) == f"adefossez/{hf_repo_name(name)}"
 
 
 def test_a_bag_in_the_weights_folder_is_averaged_with_its_gains(weights):
-    weights.mkdir(parents=True)
     bag = {"models": ["aaaa", "bbbb"], "weights": [[1.0, 0.0], [0.0, 1.0]]}
     (weights / "htdemucs.yaml").write_text(yaml.safe_dump(bag))
     singles = [load_weights(write_model(weights / f"{n}.safetensors", TINY, i)) for i, n in enumerate(bag["models"])]
@@ -207,7 +214,6 @@ def test_a_bag_in_the_weights_folder_is_averaged_with_its_gains(weights):
 
 
 def test_the_digest_follows_the_weights_and_needs_no_torch(weights):
-    weights.mkdir(parents=True)
     (weights / "htdemucs.yaml").write_text("models: [aaaa]")
     options = SeparateSettings(model="htdemucs")
     write_model(weights / "aaaa.safetensors", TINY, seed=1)

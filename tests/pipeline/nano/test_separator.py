@@ -12,7 +12,8 @@ from safetensors import safe_open
 from pipeline.config import SeparateSettings
 from pipeline.nano import mixtures, separator
 from pipeline.nano.mixtures import RATE
-from pipeline.separate import BUNDLED, load_separator, load_weights
+from pipeline.separate import licence, load_separator, load_weights
+from pipeline.weights import bundled
 
 BUNDLED_SETTINGS = SeparateSettings(model="bundled:separator", chunk_s=30, device="cpu")
 
@@ -83,13 +84,13 @@ def test_training_writes_weights_and_goes_on_from_its_checkpoint(small_banks, tm
 
 
 def test_the_bundled_weights_are_small_and_say_what_they_are():
-    path = BUNDLED / "separator.safetensors"
+    path = bundled("separator")
     assert path.stat().st_size < 5e6
     with safe_open(str(path), framework="pt") as file:
         assert file.metadata()["klass"] == "demucs.htdemucs.HTDemucs"
     loaded = load_separator(BUNDLED_SETTINGS)
     assert (loaded.sources, loaded.rate, loaded.channels) == (("other", "vocals"), 22050, 1)
-    assert len(loaded.digest) == 64
+    assert len(loaded.digest) == 64 and licence(BUNDLED_SETTINGS) == "Apache-2.0"
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""Where weights lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pipeline import weights
+from pipeline.errors import MissingWeights, SettingsError
+
+
+def test_the_folder_is_a_setting_of_the_machine(tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("DVMSET_WEIGHTS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert weights.folder() == tmp_path / "dvmset" / "weights"
+    monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path / "here"))
+    assert weights.folder() == tmp_path / "here"
+
+
+def test_a_file_in_the_hubs_cache_is_used_without_asking_the_hub(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--model"
+    file = repo / "snapshots" / "abc" / "model.safetensors"
+    for path, text in ((repo / "refs" / "main", "abc"), (file, "weights")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert weights.from_hub("someone/model", "model.safetensors", download=False) == file
+
+
+def test_a_header_is_read_without_the_tensors(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros(3)}, path, {"licence": "Apache-2.0"})
+    assert weights.header(path) == {"licence": "Apache-2.0"}
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, (4).to_bytes(8, "little") + b"[42]", b"\2" + bytes(7) + b"{}"])
+def test_a_damaged_header_is_missing_weights(tmp_path: Path, content: bytes):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(MissingWeights, match="not a whole safetensors file"):
+        weights.header(path)
+
+
+def test_a_digest_follows_the_file(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"one")
+    first = weights.digest_of_file(path)
+    assert weights.digest_of_file(path) == first
+    path.write_bytes(b"other")
+    assert weights.digest_of_file(path) != first
+
+
+def test_names_are_of_a_library_unless_they_say_otherwise():
+    assert weights.kind_and_name("random:nano") == ("random", "nano")
+    assert weights.kind_and_name("facebook/encodec_32khz") == ("", "facebook/encodec_32khz")
+    with pytest.raises(SettingsError, match="sorcery"):
+        weights.kind_and_name("sorcery:nano")
+
+
+def test_a_given_file_has_to_be_there_and_harmless(tmp_path: Path):
+    with pytest.raises(MissingWeights, match="No weights file"):
+        weights.given(str(tmp_path / "a.safetensors"))
+    with pytest.raises(MissingWeights, match="not a safetensors file"):
+        weights.given(str(tmp_path / "a.pt"))

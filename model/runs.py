@@ -149,7 +149,7 @@ def newest(run: Path) -> Checkpoint:
 
 
 def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
-    """Writes a checkpoint, whole or not at all, and removes old ones. One of this step that is there already is kept."""
+    """Writes a checkpoint, whole or not at all, and removes old ones; one of the same step is left as it is."""
     folder = run / "checkpoints"
     target = folder / f"{position.step:08d}"
     if not target.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
     curves.set_ylim(-0.03, 1.03)
 
     reasons = sorted({s.reason for s in inspection.spans if s.reason})
-    colours = {r: f"C{i + 1}" for i, r in enumerate(reasons)} | {"": "tab:green"}
+    colours = dict(zip(reasons, cycle(["C1", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]), strict=False)) | {"": "C2"}
     seen: set[str] = set()
     for number, span in enumerate(inspection.spans):
         start, width = span.start_ms / 1000, (span.end_ms - span.start_ms) / 1000

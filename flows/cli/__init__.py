@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import data, look
+from flows.cli import data, learn, look
 from pipeline import __version__
 
 # Read by OpenMP when torch is loaded: threads that wait for each other sleep instead of spinning, which on a machine
@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Rebuild DVMSet, a video-music data set, from source lists, and train VidMusician on it.",
 )
-for command in (data.build, data.status, look.inspect, data.release, data.validate, look.doctor):
+for command in (
+    data.build, data.status, look.inspect, data.release, data.validate, learn.train, learn.model, look.doctor,
+):  # fmt: skip
     app.command()(command)
 
 

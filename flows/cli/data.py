@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,7 @@ from flows.cli.shared import (
     SetOption,
     log_to_stderr,
     print_json,
+    quieten_prefect,
     reported,
     terminal,
 )
@@ -160,12 +160,7 @@ def _read_lists(lists: list[Path], strict: bool, console: Console) -> list[Sourc
 
 
 def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Console, verbose: bool) -> None:
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is in the ledger and shown by us
+    quieten_prefect(verbose)
     with console.status("starting Prefect ..."):
         from flows.build import run
     from flows.progress import Progress

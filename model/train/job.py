@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def prepare(job: Job) -> Plan:
     if job.resume and job.init_from:
         raise SettingsError(
             "--resume and --init-from don't mix.",
-            hint="--resume goes on with everything as it was, --init-from begins a new run with the weights of another.",
+            hint="--resume goes on with everything as it was, --init-from begins a run with the weights of another.",
         )
     if job.stage not in job.preset.stages:
         named = " ".join(filter(None, (job.preset.name, job.preset.ablation)))
@@ -156,6 +157,64 @@ def differences(old: Preset, new: Preset) -> list[str]:
     before, after = dict(_flat(old)), dict(_flat(new))
     names = sorted(before.keys() | after.keys())
     return [f"{n}: {before.get(n)} -> {after.get(n)}" for n in names if before.get(n) != after.get(n)]
+
+
+def check_frozen(plan: Plan, provenance: Mapping[str, Mapping[str, str]]) -> None:
+    """Whether the frozen models are those that the weights to start from were trained beside.
+
+    Raises:
+        SettingsError: they aren't.
+    """
+    before = plan.described["models"]
+    if wrong := [part for part, model in provenance.items() if model["digest"] != before[part]["digest"]]:
+        raise SettingsError(
+            f"The frozen weights of {' and '.join(wrong)} aren't those that the checkpoint was trained with.",
+            hint="Take the same files; random weights also depend on torch's version. run.json names all digests.",
+        )
+
+
+def describe_run(
+    plan: Plan, provenance: Mapping[str, Mapping[str, str]], parameters: Mapping[str, int], begun_at: int, devices: str
+) -> dict[str, Any]:
+    """What `run.json` says: enough to know what the weights are and to make them again.
+
+    Args:
+        plan: of the run.
+        provenance: of the frozen models, as `VidMusician` has it.
+        parameters: as `VidMusician.count` has them.
+        begun_at: step that this session of the run begins at.
+        devices: in words.
+    """
+    job, decoder = plan.job, provenance["decoder"]
+    session = {
+        "command": job.command,
+        "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": begun_at,
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        **runs.provenance(),
+    }
+    init_from = None
+    if plan.start and not job.resume:
+        init_from = {
+            "run": str(job.init_from),
+            "stage": plan.described["stage"],
+            "step": plan.start.position.step,
+            "weights_sha256": plan.start.digests[runs.WEIGHTS],
+        }
+    return {
+        "format": runs.FORMAT,
+        "preset": job.preset.model_dump(mode="json"),
+        "preset_digest": job.preset.digest(),
+        "stage": job.stage,
+        "release": {"id": plan.release.id, "digest": plan.release.digest, "path": str(plan.release.path)},
+        "models": provenance,
+        "data_models": {room: vars(found) for room, found in plan.training.spec.models.items()},
+        "licence": f"The weights here are of use only with the decoder {decoder['id']}: {decoder['licence']}.",
+        "parameters": parameters,
+        "init_from": plan.described["init_from"] if job.resume else init_from,
+        "sessions": [*(plan.described["sessions"] if job.resume else []), session],
+    }
 
 
 def _check_folder(job: Job) -> None:

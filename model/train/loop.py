@@ -1,15 +1,13 @@
-"""Setting up, the loop, validation."""
+"""Setting up, and the loop."""
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from model import runs
-from model.data import Batch, Clips, Loader, in_order
+from model.data import Batch, Loader
 from model.decoder import Output, loss
-from model.rhythm import magnitudes
 from model.settings import TrainSettings
-from model.train.job import Job, Plan, check_devices, prepare
+from model.train.job import Job, Plan, check_devices, check_frozen, describe_run, prepare
 from model.train.log import Event, Listener, Log, Meter, Step
+from model.train.validation import Validation
 from model.vidmusician import Keep, VidMusician, build
 from pipeline.errors import SettingsError
-from pipeline.storage import Store
-
-BACKBONE = "backbone.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class State:
     position: runs.Position
 
 
-def train(job: Job, listener: Listener = lambda event: None) -> Outcome:
+def train(job: Job, listener: Listener = lambda _: None) -> Outcome:
     """Does a job, on as many devices as its settings say.
 
     With several, Fabric starts this program again for each of the others, and all but one are silent.
@@ -98,7 +93,7 @@ def main(fabric: Fabric, plan: Plan, memory: Mapping[str, int], listener: Listen
     torch.manual_seed(settings.seed)
     model = build(job.preset, checkpointing=settings.checkpointing)
     if plan.start:
-        _check_frozen(model.provenance, plan)
+        check_frozen(plan, model.provenance)
         model.load_trained(plan.start.weights())
     model.set_stage(job.stage)
     if settings.precision == "bf16":
@@ -120,7 +115,8 @@ def main(fabric: Fabric, plan: Plan, memory: Mapping[str, int], listener: Listen
         loader.position = state.position.step
     begun_at = state.position.step
     if fabric.is_global_zero:
-        runs.write_run(job.out, _described(plan, model, fabric, begun_at))
+        devices = f"{fabric.world_size} x {fabric.device.type}"
+        runs.write_run(job.out, describe_run(plan, model.provenance, model.count(), begun_at, devices))
     with Log(job.out, begun_at, listener, writes=fabric.is_global_zero) as log, stop_signals() as stop:
         log.tell(Event("begin", begun_at, _overview(plan, model, fabric, memory)))
         fit(fabric, plan, state, log, stop)
@@ -130,9 +126,10 @@ def main(fabric: Fabric, plan: Plan, memory: Mapping[str, int], listener: Listen
 def fit(fabric: Fabric, plan: Plan, state: State, log: Log, stop: threading.Event) -> None:
     """The loop, from the state's position to the last step, or until `stop` is set in any process."""
     settings, position = plan.job.preset.train, state.position
-    backbone = _backbone(fabric, plan, state)
+    validation = Validation(plan.validation, plan, fabric, state.model.decoder) if plan.validation else None
     if not plan.job.resume:
-        _validate(fabric, plan, state, log, backbone)
+        if validation:
+            log.write(Event("validation", position.step, validation.measure(state.model)))
         _save(fabric, plan, state, log)
     meter, batches, stopped = Meter(state.loader), iter(state.loader), False
     while position.step < settings.steps and not stopped:
@@ -157,8 +154,8 @@ def fit(fabric: Fabric, plan: Plan, state: State, log: Log, stop: threading.Even
                     metrics = meter.take(settings.steps - position.step)
                     metrics |= {"epoch": position.step * settings.batch / len(plan.training), "lr": rate}
                     log.write(Event("train", position.step, metrics | {"skipped": position.skipped}))
-                if evaluates:
-                    _validate(fabric, plan, state, log, backbone)
+                if evaluates and validation:
+                    log.write(Event("validation", position.step, validation.measure(state.model)))
                 if saves or stopped:
                     _save(fabric, plan, state, log)
     log.tell(Event("stopped" if position.step < settings.steps else "end", position.step))
@@ -197,22 +194,6 @@ def stop_signals() -> Iterator[threading.Event]:
         restore()
 
 
-def cross_entropy(
-    fabric: Fabric, batches: Iterable[Batch], codebooks: int, answer: Callable[[Batch], Output]
-) -> list[float]:
-    """Cross-entropy in nats per codebook over the batches of all processes, each code counted once."""
-    sums = torch.zeros(2, codebooks, dtype=torch.float64)
-    for batch in batches:
-        moved = batch.to(fabric.device)
-        with torch.no_grad():
-            output = answer(moved)
-            counts = output.mask.sum((0, 2))
-            sums += torch.stack([loss(output, moved.codes)[1] * counts, counts]).double().cpu()
-    total: Any = fabric.all_reduce(sums.float().to(fabric.device), reduce_op="sum")
-    values: list[float] = (total[0] / total[1].clamp(min=1)).tolist()
-    return values
-
-
 def _step(
     fabric: Fabric, settings: TrainSettings, state: State, batch: Batch, rate: float, *, stopping: bool
 ) -> Step:
@@ -244,57 +225,6 @@ def _step(
     return done
 
 
-def _validate(fabric: Fabric, plan: Plan, state: State, log: Log, backbone: list[float]) -> None:
-    """Cross-entropy on the validation clips under all conditions, beside that of the untouched decoder."""
-    if not plan.validation:
-        return
-    model = state.model.eval()
-
-    def conditioned(batch: Batch) -> Output:
-        output: Output = model(batch.codes, batch.clip_global, batch.curve, present=batch.present, valid=batch.valid)
-        return output
-
-    codebooks = cross_entropy(fabric, _validation(fabric, plan, plan.validation), len(backbone), conditioned)
-    mean, untouched = (sum(values) / len(values) for values in (codebooks, backbone))
-    metrics = {"loss": mean, "cross_entropy": codebooks, "backbone": backbone, "gain": untouched - mean}
-    if model.rhythm is not None and model.uses_rhythm:
-        batch = plan.validation.batch([0], [0.0]).to(fabric.device)
-        with torch.no_grad():
-            injected = model.rhythm(batch.curve, batch.codes.shape[-1], valid=batch.valid)
-        metrics |= {"identity_distance": model.rhythm.deviations(), "injected": list(magnitudes(injected).values())}
-    log.write(Event("validation", state.position.step, metrics))
-    model.train()
-
-
-def _backbone(fabric: Fabric, plan: Plan, state: State) -> list[float]:
-    """Cross-entropy of the decoder under null conditions, what it is without anything trained; kept in the run."""
-    if not plan.validation:
-        return []
-    settings, decoder, store = plan.job.preset.train, state.model.decoder, Store(plan.job.out)
-    of = {"clips": settings.eval_clips, "crop_s": settings.crop_s, "precision": settings.precision}
-    known = json.loads(store.read_text(BACKBONE)) if fabric.is_global_zero and store.exists(BACKBONE) else {}
-    known = fabric.broadcast(known)
-    if known.get("of") != of:
-
-        def unconditioned(batch: Batch) -> Output:
-            nothing = torch.zeros(len(batch), 1, decoder.geometry.dim, device=fabric.device)
-            output: Output = decoder(batch.codes, nothing, padding=batch.valid)
-            return output
-
-        batches = _validation(fabric, plan, plan.validation)
-        known = {"of": of, "cross_entropy": cross_entropy(fabric, batches, decoder.geometry.codebooks, unconditioned)}
-        if fabric.is_global_zero:
-            store.write_text(BACKBONE, json.dumps(known) + "\n")
-    values: list[float] = known["cross_entropy"]
-    return values
-
-
-def _validation(fabric: Fabric, plan: Plan, clips: Clips) -> Iterator[Batch]:
-    settings = plan.job.preset.train
-    size = settings.batch // fabric.world_size
-    return in_order(clips, size, most=settings.eval_clips, rank=fabric.global_rank, world=fabric.world_size)
-
-
 def _save(fabric: Fabric, plan: Plan, state: State, log: Log) -> None:
     if fabric.is_global_zero:
         tensors = runs.optimizer_tensors(state.optimizer, _names(state.model))
@@ -318,16 +248,6 @@ def _processes(fabric: Fabric) -> int:
     return strategy.num_nodes * strategy.num_processes if isinstance(strategy, DDPStrategy) else 1
 
 
-def _check_frozen(provenance: Mapping[str, Mapping[str, str]], plan: Plan) -> None:
-    """Whether the frozen models are those that the weights to start from were trained beside."""
-    before = plan.described["models"]
-    if wrong := [part for part, model in provenance.items() if model["digest"] != before[part]["digest"]]:
-        raise SettingsError(
-            f"The frozen weights of {' and '.join(wrong)} aren't those that the checkpoint was trained with.",
-            hint="Take the same files; random weights also depend on torch's version. run.json names all digests.",
-        )
-
-
 def _overview(plan: Plan, model: VidMusician, fabric: Fabric, memory: Mapping[str, int]) -> dict[str, Any]:
     counts = model.count()
     return {
@@ -340,38 +260,4 @@ def _overview(plan: Plan, model: VidMusician, fabric: Fabric, memory: Mapping[st
         "validation_clips": len(plan.validation) if plan.validation else 0,
         "devices": f"{fabric.world_size} x {fabric.device.type}",
         "memory": dict(memory),
-    }
-
-
-def _described(plan: Plan, model: VidMusician, fabric: Fabric, begun_at: int) -> dict[str, Any]:
-    """What `run.json` says: enough to know what the weights are and to make them again."""
-    job, decoder = plan.job, model.provenance["decoder"]
-    session = {
-        "command": job.command,
-        "began_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "from_step": begun_at,
-        "devices": f"{fabric.world_size} x {fabric.device.type}",
-        "threads": torch.get_num_threads(),
-        **runs.provenance(),
-    }
-    init_from = None
-    if plan.start and not job.resume:
-        init_from = {
-            "run": str(job.init_from),
-            "stage": plan.described["stage"],
-            "step": plan.start.position.step,
-            "weights_sha256": plan.start.digests[runs.WEIGHTS],
-        }
-    return {
-        "format": runs.FORMAT,
-        "preset": job.preset.model_dump(mode="json"),
-        "preset_digest": job.preset.digest(),
-        "stage": job.stage,
-        "release": {"id": plan.release.id, "digest": plan.release.digest, "path": str(plan.release.path)},
-        "models": model.provenance,
-        "data_models": {room: vars(found) for room, found in plan.training.spec.models.items()},
-        "licence": f"The weights here are of use only with the decoder {decoder['id']}: {decoder['licence']}.",
-        "parameters": model.count(),
-        "init_from": plan.described["init_from"] if job.resume else init_from,
-        "sessions": [*(plan.described["sessions"] if job.resume else []), session],
     }

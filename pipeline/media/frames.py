@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def every_frame(path: str | Path, *, longest: int) -> Iterator[tuple[Fraction, n
         while picture := player.next:
             share = min(1.0, longest / max(picture.width, picture.height))
             width, height = max(1, round(picture.width * share)), max(1, round(picture.height * share))
-            small = scaler.reformat(picture, width, height, "bgr24", interpolation=Interpolation.FAST_BILINEAR, threads=1)
+            fast = Interpolation.FAST_BILINEAR
+            small = scaler.reformat(picture, width, height, "bgr24", interpolation=fast, threads=1)
             yield player.next_time, small.to_ndarray()
             player.advance()
 
@@ -148,17 +150,21 @@ class _Converter:
     def __init__(self, size: int | None, pixel_aspect: Fraction) -> None:
         self.size, self.pixel_aspect = size, pixel_aspect
         self.scaler = VideoReformatter()
+        self.turn: Turn | None = None
 
     def __call__(self, picture: VideoFrame) -> np.ndarray:
         width, height = round(picture.width * self.pixel_aspect), picture.height
         if self.size is not None:
             longer = int(self.size * max(width, height) / min(width, height))
             width, height = (longer, self.size) if width > height else (self.size, longer)
-        # Scaling into planar RGB keeps the colour's resolution and costs a third less than into packed; converting alone
-        # is the other way round. One thread: decoding has the others.
+        if self.turn is None:
+            # Once per stream: asking a picture for its side data ties it into a cycle, and memory fills with pictures.
+            self.turn = read_turn(picture)
+        # Scaling into planar RGB keeps the colour's resolution and costs a third less than into packed; converting
+        # alone is the other way round. One thread: decoding has the others.
         form = "gbrp" if self.size is not None else "rgb24"
         scaled = self.scaler.reformat(picture, width, height, form, interpolation=Interpolation.BICUBIC, threads=1)
-        rgb = upright(scaled.to_ndarray(), picture)
+        rgb = self.turn.apply(scaled.to_ndarray())
         if self.size is not None:
             top, left = (round((side - self.size) / 2) for side in rgb.shape[:2])
             rgb = rgb[top : top + self.size, left : left + self.size]
@@ -176,15 +182,30 @@ def pixel_aspect(stream: Any) -> Fraction:
     return aspect if Fraction(1, 4) <= aspect <= 4 else Fraction(1)
 
 
-def upright(rgb: np.ndarray, picture: VideoFrame) -> np.ndarray:
-    """A view of `rgb` [H, W, 3] as the display matrix of `picture` turns and mirrors it (quarter turns only).
+@dataclass(frozen=True)
+class Turn:
+    """Quarter turns and mirroring: transpose first, then reverse."""
+
+    transpose: bool = False
+    reverse_rows: bool = False
+    reverse_columns: bool = False
+
+    def apply(self, rgb: np.ndarray) -> np.ndarray:
+        """A view of `rgb` [H, W, 3], upright."""
+        if self.transpose:
+            rgb = rgb.transpose(1, 0, 2)
+        return rgb[:: -1 if self.reverse_rows else 1, :: -1 if self.reverse_columns else 1]
+
+
+def read_turn(picture: VideoFrame) -> Turn:
+    """How the display matrix of `picture` has it shown.
 
     The matrix takes a stored point (x, y) to (a x + c y, b x + d y), see FFmpeg's libavutil/display.h.
     """
     matrix: Any = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return rgb
+        return Turn()
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
     if abs(b) > abs(a):
-        rgb, a, d = rgb.transpose(1, 0, 2), c, b
-    return rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+        return Turn(transpose=True, reverse_rows=bool(b < 0), reverse_columns=bool(c < 0))
+    return Turn(reverse_rows=bool(d < 0), reverse_columns=bool(a < 0))

@@ -19,6 +19,7 @@ from pipeline.media.probe import MediaInfo, Survey, Track, survey
 SHARE = 0.02  # of the packets, or of the duration, may be missing
 GAP_S = 1.0  # without a packet; three packets' time where they are rarer than that
 ROUNDED_S = 1.0  # sites give durations in whole seconds
+HAVE_DURATION = ("mov", "matroska", "flv", "asf")  # in the header; for the others FFmpeg guesses from bit rates
 AUDIO_END_S = 1.0  # decoded at each end
 LEAD_S = 1.0  # sought ahead of the last span: MPEG-TS lands late, audio decoders need a few packets to settle
 
@@ -74,8 +75,7 @@ def _gap(kind: str, track: Track) -> str:
 
 def _too_short(found: Survey, expected_s: float | None) -> str:
     there = found.info.duration_ms / 1000
-    # Formats without an index have no duration of their own: FFmpeg guesses it from the bit rate.
-    if found.info.container.startswith(("mov", "matroska")) and found.declared_s is not None:
+    if found.info.container.startswith(HAVE_DURATION) and found.declared_s is not None:
         declared = float(found.declared_s)
         if there < (1 - SHARE) * declared - 0.1:
             return f"{there:.1f} s of {declared:.1f} s are there"

@@ -82,7 +82,7 @@ class Track:
         last: stamp of the last packet, exact.
         end: of the last packet, exact.
         packets: read from the file, hidden ones too.
-        declared: packets the container's index promises; 0 if it has none.
+        declared: packets that an mp4's index promises; 0 elsewhere (AVI counts pictures it has left out).
         broken: packets that the demuxer found cut short.
     """
 
@@ -167,10 +167,11 @@ def _audio(stream: Any, track: Track, zero: Fraction) -> AudioStream:
 
 def _rate(stream: Any, track: Track) -> Fraction | None:
     """Counted from the packets; the header's rate is taken where the two differ by no more than rounded stamps."""
-    if track.interval == 0:
+    span = track.last - track.start
+    if span <= 0:
         return None
-    counted = (len(track.stamps) - 1) / (track.last - track.start)
-    slack = 2 * tick(stream) / (track.last - track.start)
+    counted = (len(track.stamps) - 1) / span
+    slack = 2 * tick(stream) / span
     said = [Fraction(r.numerator, r.denominator) for r in (stream.average_rate, stream.guessed_rate) if r]
     nearest = min(said, key=lambda rate: abs(rate / counted - 1), default=counted)
     return nearest if abs(nearest / counted - 1) <= slack else counted
@@ -207,7 +208,7 @@ class _Tally:
         unit = tick(self.stream)
         stamps = np.sort(np.frombuffer(self.stamps, np.int64))
         steps = np.diff(stamps)
-        interval = int(np.median(steps)) if len(steps) else 0
+        interval = int(np.sort(steps)[len(steps) // 2]) if len(steps) else 0
         regular = abs(steps - interval) <= 1  # a tick is lost or won where a container rounds
         # The last packet's length is often missing (matroska) or padded to fit the file's.
         end = max(max(self.ends), int(stamps[-1]) + interval if max(self.ends) == stamps[-1] else 0)
@@ -222,7 +223,7 @@ class _Tally:
             last=int(stamps[-1]) * unit,
             end=end * unit,
             packets=self.packets,
-            declared=self.stream.frames,
+            declared=self.stream.frames if "mov" in self.stream.container.format.name else 0,
             broken=self.broken,
         )
 

@@ -14,7 +14,7 @@ REASONS = (
     "silence",   # nothing to hear
     "no_music",  # sound, but neither music nor speech: effects, noise
     "speech",    # speech without music, or too loud over it
-    "voice",     # too much voice over the music, and it isn't speech: singing
+    "voice",     # too much voice over the music that isn't heard as speech: mostly singing
 )  # fmt: skip
 
 
@@ -37,14 +37,19 @@ def judge(curves: Curves, settings: VerdictSettings) -> Verdict:
     """Decides on each second.
 
     DVMSet's policy: some voice is taken out by the separation, too much drops the second; and music must really be
-    heard, since sound effects have no voice either. Scores are median-filtered over `smooth_s` first, so that a cough
-    doesn't cut a clip, and gaps of at most `bridge_s` between kept seconds are kept too, unless they are silent:
-    silence is where one track ends and the next begins. What that lets in is held down by `window_reason`.
+    heard, since sound effects have no voice either. Separation misses voices and takes solo instruments for them, so
+    less voice energy will do (`voice_ratio_heard_max`) where the detector hears a voice as well.
+
+    Scores are median-filtered over `smooth_s` first, so that a cough doesn't cut a clip, and gaps of at most `bridge_s`
+    between kept seconds are kept too, unless they are silent: silence is where one track ends and the next begins. What
+    that lets in is held down by `window_reason`.
     """
     silent = curves.silence > settings.silence_share_max
-    speech = _smooth(curves.speech, settings.smooth_s) >= settings.speech_min
     music = _smooth(curves.music, settings.smooth_s) >= settings.music_min
-    voice = _smooth(curves.voice_ratio, settings.smooth_s) > settings.voice_ratio_max
+    speech = _smooth(curves.speech, settings.smooth_s) >= settings.speech_min
+    heard = speech | (_smooth(curves.singing, settings.smooth_s) >= settings.speech_min)
+    limit = np.where(heard, min(settings.voice_ratio_heard_max, settings.voice_ratio_max), settings.voice_ratio_max)
+    voice = _smooth(curves.voice_ratio, settings.smooth_s) > limit
     reasons = np.select(
         [silent, ~music & speech, ~music, voice & speech, voice],
         ["silence", "speech", "no_music", "speech", "voice"],

@@ -5,23 +5,22 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import Profile
 from pipeline.errors import DvmsetError, SourceError
 from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow
 from pipeline.process.artefacts import STEM_RATE, Artefacts
 from pipeline.process.decide import clip_measures, decide, section
+from pipeline.process.rows import entries, spec_of
 from pipeline.process.stage import Listener, StageEvent, Tally, recorded
 from pipeline.sources import Source
-from pipeline.storage import Store, digest
+from pipeline.storage import Store
 
 if TYPE_CHECKING:
     from pipeline.media import MediaInfo
-    from pipeline.release import Entry, Release
-    from pipeline.shards import Row, Spec
+    from pipeline.release import Release
 
 STAGES = ("fetch", "shots", "music", "vision", "codes")
 RETRIED = ("transient", "throttled", "internal")  # failures that the next build tries again
@@ -136,17 +135,25 @@ class Desk:
 
         Returns:
             The newest release; None if there is no clip to release.
+
+        Raises:
+            DvmsetError: some clips were made under other settings, so they can't be released under these.
         """
         from pipeline.release import make_release
 
+        if stale := self.ledger.stale(self.files.done_key):
+            raise DvmsetError(
+                f"{stale} sources were last worked on under other settings than these.",
+                hint="Run `dvmset build` with these settings first, or give the settings of that build.",
+            )
         self._settle_duplicates()
         clip = next((clip for *_, clip in self.ledger.ready_clips()), None)
         if clip is None:
             return None
         made = make_release(
             self.store,
-            self.entries(),
-            spec=self._spec(clip),
+            entries(self.ledger, self.files),
+            spec=spec_of(clip, self.files),
             profile=self.profile,
             funnel=self.ledger.funnel().as_seconds(),
             provenance={"sources": self.ledger.states(), "failed": self.ledger.errors()},
@@ -154,46 +161,6 @@ class Desk:
         if made.changed:
             self.ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
         return made
-
-    def entries(self) -> Iterator[Entry]:
-        """Every clip that is ready, for `release.make_release`; its arrays are read when they are asked for."""
-        from pipeline.release import Entry
-
-        groups = {sha256: digest(key)[:16] for sha256, key in self.ledger.first_keys().items()}
-        for source, media, clip in self.ledger.ready_clips():
-            fields = _row_fields(source, media, clip, groups[media.sha256])
-            yield Entry(
-                clip_id=clip.clip_id,
-                group_id=groups[media.sha256],
-                content_key=digest([fields, clip.vision, clip.codes]),
-                load=partial(self._row, fields, clip),
-            )
-
-    def _row(self, fields: dict[str, Any], clip: ClipRow) -> Row:
-        from pipeline.shards import Row
-
-        features, _ = self.files.read_arrays(clip.vision)
-        codes, said = self.files.read_arrays(clip.codes)
-        values: dict[str, Any] = {**fields, **features, **codes, "lufs": float(said["lufs"]), "split": ""}
-        return Row(**values)
-
-    def _spec(self, clip: ClipRow) -> Spec:
-        """What all rows have in common, as the artefacts of one clip tell it: no model has to be loaded for it."""
-        from pipeline import separate
-        from pipeline.shards import Model, Spec
-
-        features, vision = self.files.read_arrays(clip.vision)
-        codes, codec = self.files.read_arrays(clip.codes)
-        weights = self.files.weights
-        return Spec(
-            vision_dim=features["clip_global"].shape[1],
-            codebooks=codes["codes"].shape[0],
-            cardinality=int(codec["cardinality"]),
-            vision=Model(vision["model"], weights["vision"], vision["licence"]),
-            codec=Model(codec["model"], weights["codec"], codec["licence"]),
-            separator=Model(self.profile.separate.model, weights["separate"], separate.licence(self.profile.separate)),
-            settings=self.profile.digest(),
-        )
 
     def _settle_duplicates(self) -> None:
         """Drops the clips of sources whose media an earlier source brought as well, whichever was worked on first."""
@@ -378,28 +345,6 @@ class Desk:
 def _is_film(media: MediaRow) -> bool:
     """Whether there is both picture and sound."""
     return media.has_video and media.has_audio
-
-
-def _row_fields(source: SourceRow, media: MediaRow, clip: ClipRow, group_id: str) -> dict[str, Any]:
-    """The columns of a shard row that are not arrays."""
-    return {
-        "clip_id": clip.clip_id,
-        "source_id": source.source_id,
-        "group_id": group_id,
-        "category": source.category,
-        "url": source.url,
-        "title": media.details["title"],
-        "channel": media.details["channel"],
-        "license": source.license or media.details["license"],
-        "start_s": clip.start_ms / 1000,
-        "end_s": clip.end_ms / 1000,
-        "seconds": (clip.end_ms - clip.start_ms) / 1000,
-        **clip.measures,
-        "av_offset_ms": media.details["av_offset_ms"],
-        "verdict": "keep",
-        "reviewed": False,
-        "text": None,
-    }
 
 
 def _av_offset_ms(info: MediaInfo) -> float:

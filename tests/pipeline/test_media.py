@@ -309,6 +309,16 @@ def test_a_file_without_sound_has_no_window(tmp_path: Path):
     assert raised.value.error_class == "unsupported"
 
 
+def test_windows_far_before_and_after_the_sound_are_silent(tmp_path: Path):
+    stamps = synth.even_stamps(Fraction(25), 20)
+    path = synth.write(tmp_path / "a.mp4", stamps=stamps, audio=synth.ticks(4, 44100), audio_start=Fraction(10))
+    window = media.audio_window(path, rate=32000, channels=1, start_s=6, end_s=12)[0]
+    assert not window[: round(3.97 * 32000)].any()
+    assert set(synth.tick_errors(window, 32000, -4.0)) == {0}
+    for start_s in (2, 16, 40):
+        assert not media.audio_window(path, rate=32000, channels=1, start_s=start_s, end_s=start_s + 2).any()
+
+
 def test_windows_that_cannot_be_are_refused(noise):
     for start_s, end_s in ((-1.0, 1.0), (2.0, 1.0)):
         with pytest.raises(ValueError, match="No window"):
@@ -318,13 +328,15 @@ def test_windows_that_cannot_be_are_refused(noise):
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_the_whole_film():
+def test_memory_stays_flat():
     import psutil
 
-    process, peaks = psutil.Process(), []
-    for _ in media.audio_blocks(packages.film(), rate=32000, channels=2):
-        peaks.append(process.memory_info().rss)
-    assert max(peaks) - peaks[2] < 20 << 20
+    process = psutil.Process()
+    sound = [process.memory_info().rss for _ in media.audio_blocks(packages.film(), rate=32000, channels=2)]
+    assert max(sound) - sound[2] < 20 << 20
+    times = (Fraction(k, 25) for k in range(1500))
+    pictures = [process.memory_info().rss for _ in media.frames_at(packages.film(), times, size=112)]
+    assert max(pictures) - pictures[200] < 20 << 20
 
 
 # -- writing

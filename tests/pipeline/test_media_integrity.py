@@ -98,6 +98,13 @@ def test_two_pictures_pass_only_as_two_pictures(tmp_path: Path):
     assert "lasts 0.1 s, not 10.0 s" in refusal(path, expected_s=10)
 
 
+@pytest.mark.parametrize("name", ["http:x.mp4", "50% é #1.mp4", "-a.mp4"])
+def test_any_file_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    clip(tmp_path / "a.mp4", 2).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert media.check_integrity(name).duration_ms == 2000
+
+
 def test_an_open_group_at_the_end_passes(tmp_path: Path):
     media.check_integrity(clip(tmp_path / "a.mp4", 6, options={"g": "30", "x264-params": "open-gop=1"}))
 
@@ -139,6 +146,14 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float, muxer_options
     path = clip(tmp_path / "a.mp4", muxer_options=muxer_options)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
+    refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".flv"])
+def test_other_truncated_containers_are_refused(tmp_path: Path, suffix: str):
+    path = clip(tmp_path / f"a{suffix}")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.8 * len(data))])
     refusal(path)
 
 

@@ -387,16 +387,31 @@ def test_a_pause_between_two_tracks_is_not_bridged_but_a_short_noise_is(tmp_path
     assert not judge(bump, VerdictSettings(bridge_s=0, smooth_s=1)).keep[21]
 
 
+def test_less_voice_energy_will_do_where_a_voice_is_heard():
+    flat = np.ones(8, np.float32)
+    heard = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)
+
+    def judged(ratio: float, speech: np.ndarray, singing: np.ndarray) -> tuple[str, ...]:
+        stems = {"other": flat, "vocals": flat}
+        curves = Curves(0, 8000, flat, stems, flat * ratio, flat * 0, flat, speech, singing, flat, flat)
+        return judge(curves, VerdictSettings(smooth_s=1)).reasons
+
+    assert judged(0.10, heard, flat * 0) == ("",) * 4 + ("speech",) * 4
+    assert judged(0.10, flat * 0, heard) == ("",) * 4 + ("voice",) * 4
+    assert judged(0.04, heard, heard) == ("",) * 8
+    assert judged(0.16, flat * 0, flat * 0) == ("voice",) * 8
+
+
 @st.composite
 def curve_sets(draw: st.DrawFn) -> Curves:
     n = draw(st.integers(0, 60))
-    names = ("voice_ratio", "silence", "music", "speech")
+    names = ("voice_ratio", "silence", "music", "speech", "singing")
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     drawn = {k: np.repeat(rng.random(n), rng.integers(1, 9, n))[:n].astype(np.float32) for k in names}
     flat = np.zeros(n, np.float32)
     return Curves(
-        0, n * 1000, mix_db=flat, stem_db={"vocals": flat}, singing=flat, onset=flat, onset_envelope=flat, **drawn
+        0, n * 1000, mix_db=flat, stem_db={"vocals": flat}, onset=flat, onset_envelope=flat, **drawn
     )
 
 

@@ -1,118 +1,20 @@
-"""The ledger: what happened to each source, and what came of it. It is the truth; Prefect's history is not.
-
-One SQLAlchemy database (SQLite in WAL mode by default, any other by URL). `attempts` is append-only; the other tables
-hold the present state. Times of media are integer milliseconds, so that sums are exact.
-"""
+"""Reads and writes of the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, create_engine, delete, event, func, select, update
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy import create_engine, delete, event, func, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from pipeline.ledger.tables import AttemptRow, Base, ClipRow, MediaRow, ReleaseRow, SourceRow, SpanRow, now
 
 PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
 FAILED = "failed"  # ... and of those whose source broke down after it was fetched
 DUPLICATE = "duplicate"  # ... and of those that another source brought already, byte for byte
-
-
-def now() -> datetime:
-    """The time of an event, in UTC."""
-    return datetime.now(UTC)
-
-
-class Base(DeclarativeBase):
-    """Declarative base; JSON columns hold plain dicts."""
-
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own protocol)
-
-
-class SourceRow(Base):
-    """One row of a source list. `state` is one of new, fetched, analysed, ready, failed."""
-
-    __tablename__ = "sources"
-    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    source_id: Mapped[str] = mapped_column(unique=True, index=True)
-    key: Mapped[str]
-    url: Mapped[str]
-    category: Mapped[str]
-    start_s: Mapped[float | None]
-    end_s: Mapped[float | None]
-    license: Mapped[str]
-    state: Mapped[str] = mapped_column(default="new", index=True)
-    error_class: Mapped[str] = mapped_column(default="")
-    done_key: Mapped[str] = mapped_column(default="", index=True)
-    added_at: Mapped[datetime] = mapped_column(default=now)
-
-
-class AttemptRow(Base):
-    """One try of one stage on one source; never changed, never deleted."""
-
-    __tablename__ = "attempts"
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    source_id: Mapped[str] = mapped_column(index=True)
-    stage: Mapped[str]
-    outcome: Mapped[str]  # ok or failed
-    error_class: Mapped[str] = mapped_column(default="")
-    message: Mapped[str] = mapped_column(default="")
-    seconds: Mapped[float] = mapped_column(default=0.0)
-    bytes: Mapped[int] = mapped_column(default=0)
-    at: Mapped[datetime] = mapped_column(default=now, index=True)
-
-
-class MediaRow(Base):
-    """The media of a source: what was fetched, from where, and whether the file is still here."""
-
-    __tablename__ = "media"
-    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
-    key: Mapped[str]
-    name: Mapped[str]  # within the data folder
-    sha256: Mapped[str] = mapped_column(index=True)
-    bytes: Mapped[int]
-    duration_ms: Mapped[int]
-    has_video: Mapped[bool]
-    has_audio: Mapped[bool]
-    details: Mapped[dict[str, Any]]
-    fetched_at: Mapped[datetime] = mapped_column(default=now)
-
-
-class SpanRow(Base):
-    """A stretch of a source's media. Its spans cover it without gap or overlap; kept ones have no reason."""
-
-    __tablename__ = "spans"
-    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
-    start_ms: Mapped[int] = mapped_column(primary_key=True)
-    end_ms: Mapped[int]
-    reason: Mapped[str] = mapped_column(default="", index=True)
-
-
-class ClipRow(Base):
-    """A kept span, and the keys of the artefacts its shard row is made of."""
-
-    __tablename__ = "clips"
-    clip_id: Mapped[str] = mapped_column(primary_key=True)
-    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), index=True)
-    start_ms: Mapped[int]
-    end_ms: Mapped[int]
-    measures: Mapped[dict[str, Any]]  # cuts, beats, tempo, voice ratio, music score
-    vision: Mapped[str] = mapped_column(default="")  # file names within the data folder
-    codes: Mapped[str] = mapped_column(default="")
-
-
-class ReleaseRow(Base):
-    """A release that was made."""
-
-    __tablename__ = "releases"
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    release_id: Mapped[str] = mapped_column(unique=True)
-    parent: Mapped[str] = mapped_column(default="")
-    digest: Mapped[str]
-    clips: Mapped[int]
-    seconds: Mapped[float]
-    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 @dataclass
@@ -294,6 +196,12 @@ class Ledger:
         )
         with self.session() as session:
             return session.scalars(query).one()
+
+    def stale(self, done_key: str) -> int:
+        """Number of ready sources that were finished under another key."""
+        query = select(func.count()).where(SourceRow.state == "ready", SourceRow.done_key != done_key)
+        with self.session() as session:
+            return int(session.scalar(query) or 0)
 
     def first_keys(self) -> dict[str, str]:
         """For each media digest the key of the source that brought it first in list order."""

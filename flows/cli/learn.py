@@ -1,0 +1,254 @@
+"""The commands of the model: train, model."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.shared import JsonOption, SetOption, log_to_stderr, print_json, quieten_prefect, reported, terminal
+from pipeline.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model.settings import Preset
+    from model.train import Event, Job
+
+PresetOption = Annotated[str, typer.Option("--preset", help="nano, small, medium, ..., or the path of a YAML file.")]
+AblationOption = Annotated[str, typer.Option("--ablation", help="One of the authors' ablations, laid on the preset.")]
+
+
+class Stage(StrEnum):
+    """What is trained."""
+
+    ONE = "1"
+    TWO = "2"
+    BOTH = "both"
+
+
+def train(
+    release: Annotated[Path, typer.Argument(help="The folder of a release.")],
+    preset: PresetOption = "",
+    ablation: AblationOption = "",
+    stage: Annotated[
+        Stage | None, typer.Option("--stage", help="1: semantic, 2: rhythm, both (default): --out/stage1, /stage2.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder of the new run.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Begin with the weights of this run; stage 2 needs a stage 1.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Go on with this run, everything as it was.")] = None,
+    overrides: SetOption = [],  # noqa: B006
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the logs of Fabric and Prefect.")] = False,
+) -> None:
+    """Train VidMusician on a release. Ctrl-C saves the run; --resume goes on with it, bit for bit.
+
+    `--stage both` may be run again at any time: what is finished is not done again, what was stopped goes on.
+    """
+    with reported():
+        log_to_stderr(verbose)
+        if resume is None and (not preset or out is None):
+            raise SettingsError("A new run needs --preset and --out.", hint="Or go on with an old one by --resume.")
+        if resume is None and out is not None and stage in (None, Stage.BOTH):
+            if init_from:
+                raise SettingsError("--init-from begins one stage.", hint="Give --stage 1 or --stage 2.")
+            _train_both(release, out, preset, ablation, tuple(overrides), verbose)
+            return
+        job = _job(release, preset, ablation, stage, out, init_from, resume, overrides)
+        _train(job, terminal())
+
+
+def model(
+    preset: PresetOption,
+    ablation: AblationOption = "",
+    overrides: SetOption = [],  # noqa: B006
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Clips in a step, videos in decoding.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how large the model of a preset is, part by part, and what memory training and decoding take."""
+    with reported():
+        from model.settings import load_preset
+
+        settings = load_preset(preset, overrides, ablation=ablation)
+        from model.vidmusician import describe
+
+        how = settings.train
+        found = describe(
+            settings, batch, seconds=how.crop_s, precision=how.precision, checkpointing=how.checkpointing
+        )
+        if as_json:
+            print_json(found)
+        else:
+            _print_model(found, terminal())
+
+
+class Display:
+    """Shows a run as it goes: a bar in a terminal, plain lines elsewhere. A `model.train.Listener`.
+
+    Args:
+        console: where to write.
+        job: the run.
+    """
+
+    def __init__(self, console: Console, job: Job) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.console, self.job, self.steps = console, job, job.preset.train.steps
+        self.bar = Progress(
+            TextColumn(f"stage {job.stage}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=self.steps)
+
+    def __call__(self, event: Event) -> None:
+        """Shows an event."""
+        values = event.values
+        if event.kind == "begin":
+            self._begin(event)
+            self.bar.start()
+            self.bar.update(self.task, completed=event.step)
+        elif event.kind == "train":
+            text = _rates(values)
+            self.bar.update(self.task, completed=event.step, description=text)
+            if self.bar.disable:
+                self._line(f"step {event.step}/{self.steps}  {text}")
+        elif event.kind == "validation":
+            codebooks = " ".join(f"{value:.3f}" for value in values["cross_entropy"])
+            self._line(
+                f"validation at step {event.step}: cross-entropy {values['loss']:.4f} nats a code ({codebooks} by "
+                f"codebook), {values['gain']:+.4f} better than the untouched backbone"
+            )
+        elif event.kind == "skipped":
+            self._line(f"step {event.step} was not finite and is skipped ({values['skipped']} so far)")
+        elif event.kind in ("stopped", "end"):
+            self.bar.stop()
+            state = "trained" if event.kind == "end" else "stopped and saved"
+            self._line(f"stage {self.job.stage} is {state} at step {event.step}: {self.job.out}")
+
+    def _begin(self, event: Event) -> None:
+        values = event.values
+        gb = {name: f"{size / 1e9:.1f}" for name, size in values["memory"].items()}
+        self._line(
+            f"stage {self.job.stage} of {self.job.preset.name} {self.job.preset.ablation}".rstrip()
+            + f": {values['trainable']:,} parameters are trained, of {values['total']:,}"
+        )
+        self._line(
+            f"{values['clips']} clips, {values['validation_clips']} for validation; {values['devices']}; "
+            f"a step takes about {gb['needed']} GB, {gb['available']} GB are free"
+        )
+        if event.step:
+            self._line(f"goes on at step {event.step}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _job(
+    release: Path,
+    preset: str,
+    ablation: str,
+    stage: Stage | None,
+    out: Path | None,
+    init_from: Path | None,
+    resume: Path | None,
+    overrides: list[str],
+) -> Job:
+    from model import runs
+    from model.settings import load_preset
+    from model.train import Job
+
+    command = shlex.join(["dvmset", *sys.argv[1:]])
+    if resume is None:
+        assert out is not None and stage is not None
+        settings = load_preset(preset, overrides, ablation=ablation)
+        return Job(release, settings, int(stage), out, init_from, command=command)
+    if out is not None and out.absolute() != resume.absolute():
+        raise SettingsError("A run goes on in its own folder.", hint="Leave --out out, or begin a run by --init-from.")
+    if stage == Stage.BOTH:
+        raise SettingsError("--resume goes on with one run.", hint="For both stages run the first command again.")
+    described = runs.read_run(resume)
+    settings = _settings_of(described, preset, ablation, overrides)
+    return Job(
+        release, settings, int(stage or described["stage"]), resume, init_from, resume=True, command=command
+    )
+
+
+def _settings_of(described: dict[str, Any], preset: str, ablation: str, overrides: list[str]) -> Preset:
+    """Those of a run, or those that are asked for, which then have to be the same."""
+    from model.runs import preset_of_run
+    from model.settings import load_preset
+
+    if preset:
+        return load_preset(preset, overrides, ablation=ablation)
+    if ablation:
+        raise SettingsError("--ablation needs --preset.", hint="To go on with a run, neither is needed.")
+    return preset_of_run(described, overrides)
+
+
+def _train(job: Job, console: Console) -> None:
+    with console.status("starting ..."):
+        from model.train import train as run
+    outcome = run(job, Display(console, job))
+    # A process of another device must end well too: Fabric takes down all of them otherwise.
+    if not outcome.finished and os.environ.get("LOCAL_RANK", "0") == "0":
+        again = shlex.join(["dvmset", "train", str(job.release), "--resume", str(job.out)])
+        console.print(f"go on with  {again}", highlight=False, soft_wrap=True)
+        raise typer.Exit(130)
+
+
+def _train_both(
+    release: Path, out: Path, preset: str, ablation: str, overrides: tuple[str, ...], verbose: bool
+) -> None:
+    from model.settings import load_preset
+
+    load_preset(preset, overrides, ablation=ablation)  # says at once what can't be used
+    quieten_prefect(verbose)
+    with terminal().status("starting Prefect ..."):
+        from flows.train import train as flow
+    flow(str(release), str(out), preset, ablation, overrides)
+
+
+def _rates(values: dict[str, Any]) -> str:
+    minutes, seconds = divmod(int(values["seconds_left"]), 60)
+    loss = "no finite step" if values["loss"] is None else f"loss {values['loss']:.4f}"
+    skipped = f"  {values['skipped']} skipped" if values["skipped"] else ""
+    return (
+        f"{loss}  {values['tokens_per_s']:,.0f} tokens/s  waiting for data {values['waiting_share']:.1%}  "
+        f"{minutes}:{seconds:02} left{skipped}"
+    )
+
+
+def _print_model(found: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    counts, memory = found["parameters"], found["memory"]
+    parts = Table("parameters", "", box=None, padding=(0, 2, 0, 0))
+    parts.columns[1].justify = "right"
+    for part, number in counts.items():
+        parts.add_row(part.replace("_", " "), f"{number:,}")
+    needs = Table("GB", "training step", "decoding", box=None, padding=(0, 2, 0, 0))
+    training, decoding = memory["training_bytes"], memory["decoding_bytes"]
+    for part in [*(p for p in training if p != "total"), *(p for p in decoding if p not in training), "total"]:
+        cells = (f"{side[part] / 1e9:.2f}" if part in side else "" for side in (training, decoding))
+        needs.add_row(part.replace("_", " "), *cells)
+    models = ", ".join(f"{part} {name}" for part, name in found["models"].items())
+    console.print(f"{found['preset']} {found['ablation']}".rstrip() + f": {models}", highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in found["geometry"].items()), highlight=False)
+    console.print(f"rhythm enters before layers {found['injection_layers']}", highlight=False)
+    console.print(parts)
+    checkpointing = " with checkpointing" if memory["checkpointing"] else ""
+    console.print(
+        f"{memory['batch']} x {memory['seconds']:g} s, decoder in {memory['precision']}{checkpointing}:",
+        highlight=False,
+    )
+    console.print(needs)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model import decoding
 from model.delay import delay_pattern
+from model.primitives import Linear, attention
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, H, S, D / H] -> [B, H, S, D / H]
 
@@ -170,25 +171,6 @@ def loss(output: Output, codes: Tensor, counts: Tensor | None = None) -> tuple[T
     return per_codebook.mean(), per_codebook.detach()
 
 
-class Linear(nn.Linear):
-    """Without bias; a few fp32 rows on a CPU are multiplied as (W x^T)^T.
-
-    MKL then reads W at the memory's speed; as x W^T, two rows take three times as long (tests/benchmarks/decode.py).
-    """
-
-    few = 8
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        few = x.numel() <= self.few * x.shape[-1] and not torch.is_grad_enabled()
-        if not few or x.dtype != torch.float32 or x.device.type != "cpu":
-            return F.linear(x, self.weight)
-        rows = torch.mm(self.weight, x.reshape(-1, x.shape[-1]).t()).t()
-        return rows.contiguous().view(*x.shape[:-1], -1)
-
-
 class Block(nn.Module):
     """One pre-norm layer: self-attention, cross-attention, feed-forward with exact GELU; LayerNorm's eps is 1e-5."""
 
@@ -215,12 +197,12 @@ class Block(nn.Module):
             cross: semantic tokens [B, N, D], or what `keys_values` makes of them.
             attend: self-attention; None is causal attention among the S steps.
         """
-        attend = attend or partial(F.scaled_dot_product_attention, is_causal=True)
+        attend = attend or partial(attention, causal=True)
         q, k, v = self._split(self.self_qkv(self.norm1(x)), 3)
         x = x + self.self_out(_merged(attend(q, k, v)))
         (q,) = self._split(self.cross_q(self.norm_cross(x)), 1)
         k, v = self.keys_values(cross.to(x.dtype)) if isinstance(cross, Tensor) else cross
-        x = x + self.cross_out(_merged(F.scaled_dot_product_attention(q, k, v)))
+        x = x + self.cross_out(_merged(attention(q, k, v)))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
     def keys_values(self, cross: Tensor) -> tuple[Tensor, ...]:

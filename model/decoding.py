@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.delay import delay_pattern
+from model.primitives import attention
 
 if TYPE_CHECKING:
     from model.decoder import Block, Decoder
@@ -144,10 +145,10 @@ class _Run:
             end = at + q.shape[2]
             keys[:, :, at:end] = k
             values[:, :, at:end] = v
-            return F.scaled_dot_product_attention(q, keys[:, :, :end], values[:, :, :end], is_causal=q.shape[2] > 1)
+            return attention(q, keys[:, :, :end], values[:, :, :end], causal=q.shape[2] > 1)
         keys.index_copy_(2, at, k)
         values.index_copy_(2, at, v)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=(self.steps <= at)[None])
+        return attention(q, keys, values, mask=(self.steps <= at)[None])
 
 
 def _rows_at(table: Tensor, at: int | Tensor, n: int) -> Tensor:

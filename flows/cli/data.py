@@ -51,6 +51,7 @@ def build(
         with desk.lock():
             new = desk.add(sources)
             pending = desk.pending()
+            known = {row.release_id for row in desk.ledger.releases()}
             since = now()
             if pending:
                 console.print(
@@ -62,7 +63,8 @@ def build(
                     f"Nothing to do: {len(sources)} sources are listed, and all are as up to date as they get."
                 )
             made = desk.release()
-            _print_build(desk, since, made, console)
+            _print_build(desk, since, console)
+            _print_release(made, console, new=made is not None and made.id not in known)
 
 
 def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None:
@@ -93,7 +95,8 @@ def release(
     with reported():
         desk = _open(data, profile, overrides, must_exist=True)
         with desk.lock():
-            _print_release(desk.release(), terminal())
+            made = desk.release()
+            _print_release(made, terminal(), new=made is not None and made.changed)
 
 
 def validate(
@@ -169,7 +172,7 @@ def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Co
         run(desk, pending, progress)
 
 
-def _print_build(desk: Desk, since: datetime, made: Release | None, console: Console) -> None:
+def _print_build(desk: Desk, since: datetime, console: Console) -> None:
     from rich.table import Table
 
     from pipeline.process import STAGES
@@ -186,14 +189,13 @@ def _print_build(desk: Desk, since: datetime, made: Release | None, console: Con
         console.print(table)
     console.print(_funnel_table(desk.ledger.funnel().as_seconds()))
     _print_failures(desk.ledger, console)
-    _print_release(made, console)
 
 
-def _print_release(made: Release | None, console: Console) -> None:
+def _print_release(made: Release | None, console: Console, *, new: bool) -> None:
     if made is None:
         console.print("No clip was kept, so there is no release.")
         return
-    state = "new" if made.changed else "unchanged"
+    state = "new" if new else "unchanged"
     console.print(f"release  {made.id} ({state}): {made.clips} clips, {made.seconds:.1f} s")
     console.print(f"         {made.path}", highlight=False, soft_wrap=True)
 

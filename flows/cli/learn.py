@@ -79,9 +79,7 @@ def model(
         from model.vidmusician import describe
 
         how = settings.train
-        found = describe(
-            settings, batch, seconds=how.crop_s, precision=how.precision, checkpointing=how.checkpointing
-        )
+        found = describe(settings, batch, seconds=how.crop_s, precision=how.precision, checkpointing=how.checkpointing)
         if as_json:
             print_json(found)
         else:
@@ -178,9 +176,7 @@ def _job(
         raise SettingsError("--resume goes on with one run.", hint="For both stages run the first command again.")
     described = runs.read_run(resume)
     settings = _settings_of(described, preset, ablation, overrides)
-    return Job(
-        release, settings, int(stage or described["stage"]), resume, init_from, resume=True, command=command
-    )
+    return Job(release, settings, int(stage or described["stage"]), resume, init_from, resume=True, command=command)
 
 
 def _settings_of(described: dict[str, Any], preset: str, ablation: str, overrides: list[str]) -> Preset:

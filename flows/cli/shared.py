@@ -35,9 +35,18 @@ def reported() -> Iterator[None]:
         if error.hint:
             console.print(f"      {error.hint}", style="dim", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    except KeyboardInterrupt:
+    except (Exception, KeyboardInterrupt) as error:
+        if not _interrupted(error):
+            raise
         terminal(stderr=True).print("stopped; run the same command to go on")
         raise typer.Exit(130) from None
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C began it: Prefect's server stops by it too, and a flow that can't report its end fails anew."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def terminal(*, stderr: bool = False) -> Console:

@@ -86,11 +86,10 @@ def prepare(job: Job) -> Plan:
     _check_folder(job)
     release = open_release(job.release)
     crop: Any = {"crop_s": job.preset.train.crop_s, "reduction": job.preset.rhythm.reduction}
-    if "train" not in release.shards:
-        raise SettingsError(f"{release.path} has no training clips.", hint="Build with more sources.")
-    training = Clips(release.shards["train"], **crop)
+    training = Clips(release.shards.get("train", []), **crop)
     _check_fit(training.spec, job.preset, release.path)
-    validation = Clips(release.shards["validation"], **crop) if "validation" in release.shards else None
+    held_out = release.shards.get("validation", [])
+    validation = Clips(held_out, **crop) if held_out else None
     start, described = None, {}
     if (run := job.out if job.resume else job.init_from) is not None:
         described = runs.read_run(run)

@@ -8,7 +8,7 @@ from pipeline.media.audio import audio_blocks, audio_window
 from pipeline.media.frames import every_frame, frames_at
 from pipeline.media.integrity import check_integrity
 from pipeline.media.probe import AudioStream, MediaInfo, VideoStream, probe
-from pipeline.media.write import encode, mux
+from pipeline.media.write import check_mux, encode, mux, write_wav
 
 __all__ = [
     "AudioStream",
@@ -17,9 +17,11 @@ __all__ = [
     "audio_blocks",
     "audio_window",
     "check_integrity",
+    "check_mux",
     "encode",
     "every_frame",
     "frames_at",
     "mux",
     "probe",
+    "write_wav",
 ]

@@ -1,13 +1,15 @@
-"""Playable files: H.264 and AAC in mp4, for people to look at and for tests."""
+"""Playable files: H.264 and AAC in mp4, new sound under old pictures, and sound alone."""
 
 from __future__ import annotations
 
 import heapq
+import io
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.media.container import need_stream, opened, tick, time_zero
 
 METADATA = ("title", "artist", "album", "comment", "description", "date", "genre", "copyright")  # what mp4 has room for
 AUDIO_FRAME = 1024  # samples of one AAC frame
+LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 def encode(
@@ -58,7 +61,7 @@ def encode(
 
 def mux(
     video_path: str | Path,
-    audio: np.ndarray,
+    audio: np.ndarray | Iterable[np.ndarray],
     audio_rate: int,
     out_path: str | Path,
     metadata: dict[str, str] | None = None,
@@ -67,7 +70,7 @@ def mux(
 
     Args:
         video_path: a file with video; its own sound is left out.
-        audio: [C, N] float32 in -1..1, sample 0 at time zero; encoded as AAC.
+        audio: [C, N] float32 in -1..1, whole or in pieces, sample 0 at time zero; encoded as AAC.
         audio_rate: samples per second.
         out_path: the mp4 to write.
         metadata: title, artist, album, comment, description, date, genre, copyright.
@@ -77,12 +80,45 @@ def mux(
         DvmsetError: the video's codec has no place in mp4.
         ValueError: a metadata key that mp4 has no room for.
     """
+    with opened(video_path) as source, _mp4(out_path) as container:
+        container.metadata.update(_known(metadata))
+        _interleave(container, [_copy_video(source, container), _encode_audio(container, audio, audio_rate)])
+
+
+def check_mux(video_path: str | Path) -> None:
+    """Raises as `mux` would for this video, before there is any sound to put under it."""
+    with opened(video_path) as source, av.open(io.BytesIO(), "w", format="mp4") as container:
+        _add_copy(source, container)
+
+
+def write_wav(
+    path: str | Path,
+    audio: np.ndarray | Iterable[np.ndarray],
+    audio_rate: int,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes sound alone, as 24-bit PCM in a WAV file.
+
+    Args:
+        path: written in place; the name needn't end in wav.
+        audio: [C, N] float32 in -1..1, C 1 or 2, whole or in pieces.
+        audio_rate: samples per second.
+        metadata: as `mux` takes it; goes into the file's INFO chunk.
+
+    Raises:
+        ValueError: as `mux`.
+    """
+    with av.open(f"file:{path}", "w", format="wav", options={"fflags": "+bitexact"}) as container:
+        container.metadata.update(_known(metadata))
+        for packet in _encode_pcm(container, audio, audio_rate):
+            container.mux(packet)
+
+
+def _known(metadata: dict[str, str] | None) -> dict[str, str]:
     unknown = set(metadata or ()) - set(METADATA)
     if unknown:
         raise ValueError(f"mp4 has no room for metadata named {', '.join(sorted(unknown))}; use {', '.join(METADATA)}.")
-    with opened(video_path) as source, _mp4(out_path) as container:
-        container.metadata.update(metadata or {})
-        _interleave(container, [_copy_video(source, container), _encode_audio(container, audio, audio_rate)])
+    return metadata or {}
 
 
 @contextmanager
@@ -115,27 +151,56 @@ def _encode_video(
     return packets()
 
 
-def _encode_audio(container: OutputContainer, audio: np.ndarray, rate: int) -> Iterator[Packet]:
-    layout = {1: "mono", 2: "stereo"}[audio.shape[0]]
-    stream = container.add_stream("aac", rate=rate, layout=layout, options={"b": "192000"})
+def _encode_audio(
+    container: OutputContainer, audio: np.ndarray | Iterable[np.ndarray], rate: int
+) -> Iterator[Packet]:
+    channels, pieces = _pieces(audio)
+    stream = container.add_stream("aac", rate=rate, layout=LAYOUTS[channels], options={"b": "192000"})
+    return _encode_pieces(stream, (piece.astype(np.float32) for piece in pieces), "fltp")
 
-    def packets() -> Iterator[Packet]:
-        for at in range(0, audio.shape[1], AUDIO_FRAME):
-            samples = np.ascontiguousarray(audio[:, at : at + AUDIO_FRAME], dtype=np.float32)
-            frame = AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
-            frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
-            yield from stream.encode(frame)
-        yield from stream.encode(None)
 
-    return packets()
+def _encode_pcm(container: OutputContainer, audio: np.ndarray | Iterable[np.ndarray], rate: int) -> Iterator[Packet]:
+    """24 bits, the upper ones of s32."""
+    channels, pieces = _pieces(audio)
+    stream = container.add_stream("pcm_s24le", rate=rate, layout=LAYOUTS[channels])
+    scaled = (np.rint(piece.astype(np.float64) * 2**23).clip(-(2**23), 2**23 - 1) for piece in pieces)
+    whole = (piece.T.reshape(1, -1).astype(np.int32) << 8 for piece in scaled)
+    return _encode_pieces(stream, whole, "s32")
+
+
+def _pieces(audio: np.ndarray | Iterable[np.ndarray]) -> tuple[int, Iterator[np.ndarray]]:
+    """Channels, and the audio in pieces of one AAC frame, [C, AUDIO_FRAME] each; the last is shorter."""
+    given = iter([audio] if isinstance(audio, np.ndarray) else audio)
+    first = next(given, None)
+    if first is None:
+        raise ValueError("No audio to encode.")
+
+    def pieces() -> Iterator[np.ndarray]:
+        rest = first[:, :0]
+        for piece in itertools.chain([first], given):
+            joined = np.concatenate([rest, piece], axis=1) if rest.shape[1] else piece
+            whole = joined.shape[1] // AUDIO_FRAME * AUDIO_FRAME
+            for at in range(0, whole, AUDIO_FRAME):
+                yield joined[:, at : at + AUDIO_FRAME]
+            rest = joined[:, whole:]
+        if rest.shape[1]:
+            yield rest
+
+    return len(first), pieces()
+
+
+def _encode_pieces(stream: Any, pieces: Iterable[np.ndarray], form: str) -> Iterator[Packet]:
+    layout, rate, at = stream.layout.name, stream.rate, 0
+    for piece in pieces:
+        frame = AudioFrame.from_ndarray(np.ascontiguousarray(piece), format=form, layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
+        at += frame.samples
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
 
 
 def _copy_video(source: InputContainer, container: OutputContainer) -> Iterator[Packet]:
-    stream = need_stream(source, "video")
-    codec = stream.codec_context.name
-    if stream.codec_context.codec.canonical_name not in container.supported_codecs:
-        raise DvmsetError(f"{codec} video can't be put into mp4.", hint="Convert the video to H.264 first.")
-    copy = container.add_stream_from_template(stream)
+    stream, copy = _add_copy(source, container)
     shift = round(time_zero(source) / tick(stream))
 
     def packets() -> Iterator[Packet]:
@@ -155,6 +220,15 @@ def _copy_video(source: InputContainer, container: OutputContainer) -> Iterator[
             waiting = []
 
     return packets()
+
+
+def _add_copy(source: InputContainer, container: OutputContainer) -> tuple[Any, Any]:
+    """The source's video stream, and one like it in the container."""
+    stream = need_stream(source, "video")
+    if stream.codec_context.codec.canonical_name not in container.supported_codecs:
+        codec = stream.codec_context.name
+        raise DvmsetError(f"{codec} video can't be put into mp4.", hint="Convert the video to H.264 first.")
+    return stream, container.add_stream_from_template(stream)
 
 
 def _interleave(container: OutputContainer, streams: list[Iterator[Packet]]) -> None:

@@ -88,7 +88,7 @@ def test_a_damaged_state_is_one_clear_error(tmp_path: Path) -> None:
     state = runs.save(tmp_path, Position(1), WEIGHTS, OPTIMIZER) / "state.json"
     for text in ("{", "{}", json.dumps({"position": {"steps": 1}, "digests": {}})):
         state.write_text(text)
-        with pytest.raises(SettingsError, match="state.json can't be read"):
+        with pytest.raises(SettingsError, match=r"state\.json can't be read"):
             runs.newest(tmp_path)
 
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from pipeline.config import SeparateSettings
 from pipeline.nano import mixtures, separator
-from pipeline.nano.mixtures import RATE
+from pipeline.nano.mixtures import RATE, mixing, music, voices
 from pipeline.separate import licence, load_separator, load_weights
 from pipeline.weights import bundled
 
@@ -23,19 +23,19 @@ def small_banks(monkeypatch):
     """Banks of coloured noise instead of an hour of rendered audio."""
     rng = np.random.default_rng(0)
     clips = (rng.normal(0, 3000, (3, 12 * RATE))).astype(np.int16)
-    monkeypatch.setattr(mixtures, "bank", lambda split, kind: clips)
+    monkeypatch.setattr(mixing, "bank", lambda split, kind: clips)
 
 
 def test_no_score_and_no_voice_is_in_both_splits():
-    train, test = (set(mixtures._score_paths(split)) for split in ("train", "test"))
+    train, test = (set(music.score_paths(split)) for split in ("train", "test"))
     assert len(train) > 200 and len(test) > 20 and not train & test
-    assert not set(mixtures._VARIANTS["train"]) & set(mixtures._VARIANTS["test"])
+    assert not set(voices.VARIANTS["train"]) & set(voices.VARIANTS["test"])
 
 
 def test_every_voice_speaks():
     for split in ("train", "test"):
-        for language in mixtures._LANGUAGES[split]:
-            for variant in mixtures._VARIANTS[split][:2]:
+        for language in voices.LANGUAGES[split]:
+            for variant in voices.VARIANTS[split][:2]:
                 audio = mixtures.say("lala mono kasta", f"{language}+{variant}")
                 assert len(audio) > RATE // 2 and np.abs(audio).max() > 0.05
     with pytest.raises(ValueError, match="no voice"):
@@ -45,7 +45,7 @@ def test_every_voice_speaks():
 def test_sung_voices_follow_the_melody():
     spoken = mixtures.say("a malena o mani la mola nu ma " * 3, "it+f2")
     f0 = np.full(len(spoken) * 3, 220.0)
-    sung = mixtures._vocode(spoken, f0, 2.0, np.random.default_rng(0))
+    sung = voices.vocode(spoken, f0, 2.0, np.random.default_rng(0))
     assert len(sung) > 1.3 * len(spoken)  # vowels are drawn out
     spectrum = np.abs(np.fft.rfft(sung)) ** 2
     frequency = np.fft.rfftfreq(len(sung), 1 / RATE)

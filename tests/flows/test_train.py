@@ -1,0 +1,129 @@
+"""The commands `train` and `model`, and the flow through both stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from model import runs
+from tests.model.releases import SETTINGS, toy_release
+
+runner = CliRunner()
+SET = [argument for setting in SETTINGS for argument in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_release(tmp_path_factory.mktemp("data"))
+
+
+def test_model_says_what_a_preset_takes() -> None:
+    result = runner.invoke(app, ["model", "--preset", "small", "--batch", "4", "--json"])
+    found = json.loads(result.output)
+    assert (result.exit_code, found["trainable"]) == (0, 24_793_856)
+    assert found["memory"]["batch"] == 4 and found["memory"]["checkpointing"] is True
+    assert found["memory"]["training_bytes"]["total"] > found["memory"]["decoding_bytes"]["total"] > 1e9
+    override = ["--set", "train.checkpointing=false", "--set", "train.crop_s=60"]
+    more = json.loads(runner.invoke(app, ["model", "--preset", "small", "--batch", "4", "--json", *override]).output)
+    assert more["memory"]["training_bytes"]["total"] > 2 * found["memory"]["training_bytes"]["total"]
+
+
+def test_model_is_readable() -> None:
+    output = runner.invoke(app, ["model", "--preset", "medium", "--ablation", "cls_sim"]).output
+    assert "medium cls_sim: decoder facebook/musicgen-medium, t5 t5-base" in output
+    assert "24,791,808" in output and "decoder activations" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["r-1"], "A new run needs --preset and --out"),
+        (["r-1", "--preset", "none", "--out", "x"], "No preset 'none'"),
+        (["r-1", "--preset", "nano", "--out", "x", "--init-from", "y"], "--init-from begins one stage"),
+        (["r-1", "--preset", "nano", "--out", "x", "--stage", "2"], "Stage 2 goes on from a stage 1"),
+        (["r-1", "--preset", "nano", "--out", "x", "--stage", "1"], "r-1 is not a release"),
+        (["r-1", "--preset", "nano", "--out", "x", "--set", "train.lrate=1"], "train.lrate"),
+        (["r-1", "--resume", "x"], "x is not a training run"),
+        (["r-1", "--resume", "x", "--out", "y"], "A run goes on in its own folder"),
+        (["r-1", "--resume", "x", "--stage", "both"], "--resume goes on with one run"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_message(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, ["train", *arguments])
+    assert result.exit_code == 2
+    assert said in result.output and result.output.count("error") == 1
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_train_says_what_it_does_and_how_to_go_on(release: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = runner.invoke(app, ["train", str(release), "--preset", "nano", "--stage", "1", "--out", str(run), *SET])
+    assert result.exit_code == 0, result.output
+    said = result.output.splitlines()
+    assert said[0] == "stage 1 of nano: 21,568 parameters are trained, of 4,453,760"
+    assert "16 clips, 6 for validation; 1 x cpu; a step takes about 0." in said[1]
+    assert sum(line.startswith("validation at step ") for line in said) == 3
+    steps = [line for line in said if line.startswith("step ")]
+    assert len(steps) == 6 and steps[5].startswith("step 6/6  loss ")
+    assert all("tokens/s  waiting for data " in line and line.endswith("left") for line in steps)
+    assert said[-1] == f"stage 1 is trained at step 6: {run}"
+    # The preset comes from the run; a setting that doesn't change the result may be another.
+    more = ["--set", "train.steps=7", "--set", "train.log_every=7"]
+    result = runner.invoke(app, ["train", str(release), "--resume", str(run), *more])
+    assert result.exit_code == 0 and "goes on at step 6" in result.output
+    assert runs.newest(run).position.step == 7
+    other = runner.invoke(app, ["train", str(release), "--resume", str(run), "--set", "train.seed=1"])
+    assert other.exit_code == 2 and "can't go on as another run: train.seed: 0 -> 1" in other.output
+
+
+def test_ctrl_c_says_how_to_go_on(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    presses = iter([lambda: signal.raise_signal(signal.SIGINT)])
+    monkeypatch.setattr("flows.cli.learn._rates", lambda _: next(presses, lambda: None)() or "")
+    result = runner.invoke(app, ["train", str(release), "--preset", "nano", "--stage", "1", "--out", str(run), *SET])
+    assert result.exit_code == 130
+    assert result.output.endswith(f"go on with  dvmset train {release} --resume {run}\n")
+    assert runs.newest(run).position.step == 2
+
+
+@pytest.mark.slow
+def test_both_stages_are_trained_and_go_on_where_they_were_stopped(release: Path, tmp_path: Path) -> None:
+    stages = [tmp_path / "stage1", tmp_path / "stage2"]
+    steps = ["--set", "train.steps=30", "--set", "train.save_every=30"]
+    command = [sys.executable, "-m", "flows", "train", str(release), "--preset", "nano", "--out", str(tmp_path)]
+    first = subprocess.Popen(
+        [*command, *SET, *steps], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    metrics = stages[1] / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.is_file() and '"train"' in metrics.read_text()):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGINT)
+    output, errors = first.communicate(timeout=120)
+    assert first.returncode == 130, errors
+    assert "Traceback" not in errors
+    stopped = runs.newest(stages[1]).position.step
+    assert 0 < stopped < 30 and f"stage 2 is stopped and saved at step {stopped}" in output
+    done = runs.newest(stages[0])
+    assert done.position.step == 30
+    written = (done.path / runs.WEIGHTS).stat().st_mtime_ns
+
+    second = subprocess.run([*command, *SET, *steps], check=False, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert runs.newest(stages[1]).position.step == 30
+    assert [s["from_step"] for s in runs.read_run(stages[1])["sessions"]] == [0, stopped]
+    assert runs.read_run(stages[1])["init_from"]["weights_sha256"] == done.digests[runs.WEIGHTS]
+    assert (done.path / runs.WEIGHTS).stat().st_mtime_ns == written  # stage 1 was left alone

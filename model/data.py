@@ -3,7 +3,8 @@
 The order of training samples is a pure function of a seed: sample n of the endless sequence lies in epoch n // rows,
 and an epoch shuffles shards, then row groups, then the rows of a buffer of row groups. Global batch b is samples
 [b B, (b + 1) B) of that sequence and each rank takes its slice of it, so no sample is seen twice in an epoch, a
-position is one number, and two ranks train on what one would with the doubled batch. Workers only read ahead.
+position is one number, and two ranks train on what one would with the doubled batch. Workers only read ahead: a row
+group is read once an epoch, and its crops are put where the order has them.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from itertools import count
+from functools import partial
+from itertools import count, cycle
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from model.settings import Reduction
 from pipeline.errors import SettingsError, ShardError
-from pipeline.shards import Shard, Spec
+from pipeline.shards import GROUP_ROWS, Shard, Spec
 from pipeline.shards.validator import MANIFEST, release_digest
 
 BUFFER_GROUPS = 32  # row groups whose rows are mixed: about a thousand rows, 64 MB
@@ -97,11 +97,53 @@ class Batch:
         return len(self.codes)
 
 
+class Crops:
+    """Room for crops, which threads fill and batches are copied from. Reused: fresh memory costs more than reading.
+
+    Args:
+        spec: of the shards.
+        seconds: of a crop.
+        size: number of crops.
+    """
+
+    def __init__(self, spec: Spec, seconds: int, size: int) -> None:
+        self.codes = np.empty((size, spec.codebooks, seconds * spec.code_hz), np.int16)
+        self.clip_global = np.empty((size, seconds * spec.global_hz, spec.vision_dim), np.float16)
+        self.curve = np.empty((size, seconds * spec.curve_hz), np.float16)
+        self.seconds = np.empty((size, 1), np.int64)
+        self.frames = np.empty((size, 1), np.int64)
+
+    def put(self, place: int, codes: np.ndarray, clip_global: np.ndarray, curve: np.ndarray) -> None:
+        """Fills one place with arrays that are at most as long as a crop."""
+        frames, seconds, samples = codes.shape[1], len(clip_global), len(curve)
+        self.codes[place, :, :frames], self.codes[place, :, frames:] = codes, 0
+        self.clip_global[place, :seconds], self.clip_global[place, seconds:] = clip_global, 0
+        self.curve[place, :samples], self.curve[place, samples:] = curve, 0
+        self.frames[place], self.seconds[place] = frames, seconds
+
+    def batch(self, first: int, last: int) -> Batch:
+        """A copy of the crops at `first` to `last` - 1."""
+        return Batch(
+            codes=torch.from_numpy(self.codes[first:last]).long(),
+            clip_global=torch.from_numpy(self.clip_global[first:last]).float(),
+            curve=torch.from_numpy(self.curve[first:last]).float(),
+            present=torch.from_numpy(np.arange(self.clip_global.shape[1]) < self.seconds[first:last]),
+            valid=torch.from_numpy(np.arange(self.codes.shape[2]) < self.frames[first:last]),
+        )
+
+
 class Order(NamedTuple):
-    """An epoch: row numbers [N], and where each row's crop begins [N], a share of the seconds it could begin at."""
+    """An epoch.
+
+    Attributes:
+        rows: [N] row numbers.
+        offsets: [N] where each row's crop begins, as a share in [0, 1) of the whole seconds it could begin at.
+        ends: where the buffers end, that is places in `rows` behind which no row group occurs again; the last is N.
+    """
 
     rows: np.ndarray
     offsets: np.ndarray
+    ends: np.ndarray
 
 
 class Clips:
@@ -130,8 +172,6 @@ class Clips:
         self.crop_s, self.reduction = crop_s, reduction
         self.groups = [(shard, group) for shard in shards for group in range(shard.row_groups)]
         self.first = np.cumsum([0, *(shard.group_rows(group) for shard, group in self.groups)])
-        self._locks = [Lock() for _ in self.groups]
-        self._read = lru_cache(maxsize=2 * BUFFER_GROUPS)(self._read_group)
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -144,67 +184,58 @@ class Clips:
             of_shard.setdefault(shard.path, []).append(number)
         shards = list(of_shard.values())
         groups = [g for s in rng.permutation(len(shards)) for g in rng.permutation(shards[s])]
-        rows = []
+        buffers = []
         for begin in range(0, len(groups), BUFFER_GROUPS):
-            buffer = [np.arange(self.first[g], self.first[g + 1]) for g in groups[begin : begin + BUFFER_GROUPS]]
-            rows.append(rng.permutation(np.concatenate(buffer)))
-        return Order(np.concatenate(rows), rng.random(len(self)))
+            rows = [np.arange(self.first[g], self.first[g + 1]) for g in groups[begin : begin + BUFFER_GROUPS]]
+            buffers.append(rng.permutation(np.concatenate(rows)))
+        return Order(np.concatenate(buffers), rng.random(len(self)), np.cumsum([len(rows) for rows in buffers]))
 
-    def batch(self, rows: Sequence[int] | np.ndarray, offsets: Sequence[float] | np.ndarray) -> Batch:
-        """Crops of the given rows.
+    def crops(self, rows: np.ndarray, offsets: np.ndarray) -> Batch:
+        """Crops of the given rows, in that order; raises as `fill`."""
+        room = Crops(self.spec, self.crop_s, len(rows))
+        for task in self.tasks(room, rows, offsets):
+            task()
+        return room.batch(0, len(rows))
 
-        Args:
-            rows: row numbers [B].
-            offsets: [B] where each crop begins, as a share in [0, 1) of the whole seconds it could begin at.
+    def tasks(self, room: Crops, rows: np.ndarray, offsets: np.ndarray) -> list[Callable[[], None]]:
+        """What is to be done, in any order, so that the crop of `rows[i]` stands at place i: a call per row group."""
+        groups = np.searchsorted(self.first, rows, side="right") - 1
+        places = {int(group): np.flatnonzero(groups == group) for group in dict.fromkeys(groups)}
+        return [partial(self.fill, room, group, where, rows, offsets) for group, where in places.items()]
+
+    def fill(self, room: Crops, group: int, places: np.ndarray, rows: np.ndarray, offsets: np.ndarray) -> None:
+        """Reads a row group and puts its crops where they belong.
 
         Raises:
             ShardError: a page that doesn't match its checksum.
         """
-        spec, size, seconds = self.spec, len(rows), self.crop_s
-        # Made by torch for its alignment, on which the last bits of a product may depend.
-        codes = torch.zeros(size, spec.codebooks, seconds * spec.code_hz, dtype=torch.int16)
-        clip_global = torch.zeros(size, seconds * spec.global_hz, spec.vision_dim, dtype=torch.float16)
-        curve = torch.zeros(size, seconds * spec.curve_hz, dtype=torch.float16)
-        present = torch.zeros(size, seconds * spec.global_hz, dtype=torch.bool)
-        valid = torch.zeros(size, seconds * spec.code_hz, dtype=torch.bool)
-        targets = [tensor.numpy() for tensor in (codes, clip_global, curve, present, valid)]
-        for row, offset, c, g, d, p, v in zip(rows, offsets, *targets, strict=True):
-            clip = self._row(row)
-            whole = clip["codes"].shape[1] // spec.code_hz
-            start = int(offset * max(1, whole - seconds + 1))
-            piece = clip["codes"][:, start * spec.code_hz : (start + seconds) * spec.code_hz]
-            c[:, : piece.shape[1]] = piece
-            v[: piece.shape[1]] = True
-            piece = clip["clip_global"][start * spec.global_hz : (start + seconds) * spec.global_hz]
-            g[: len(piece)] = piece
-            p[: len(piece)] = True
-            piece = clip[self.reduction][start * spec.curve_hz : (start + seconds) * spec.curve_hz]
-            d[: len(piece)] = piece
-        return Batch(codes.long(), clip_global.float(), curve.float(), present, valid)
-
-    def _row(self, row: int) -> dict[str, Any]:
-        group = int(np.searchsorted(self.first, row, side="right")) - 1
-        with self._locks[group]:  # whoever wants the same group waits, instead of reading it again
-            return self._read(group)[row - int(self.first[group])]
-
-    def _read_group(self, number: int) -> list[dict[str, Any]]:
-        shard, group = self.groups[number]
-        return shard.read(group, ("clip_global", self.reduction, "codes"))
+        spec, seconds = self.spec, self.crop_s
+        shard, number = self.groups[group]
+        clips = shard.read(number, ("codes", "clip_global", self.reduction))
+        for place in places:
+            codes, clip_global, curve = clips[rows[place] - self.first[group]].values()
+            start = int(offsets[place] * max(1, codes.shape[1] // spec.code_hz - seconds + 1))
+            room.put(
+                place,
+                codes[:, start * spec.code_hz : (start + seconds) * spec.code_hz],
+                clip_global[start * spec.global_hz : (start + seconds) * spec.global_hz],
+                curve[start * spec.curve_hz : (start + seconds) * spec.curve_hz],
+            )
 
 
 class Loader:
-    """An endless stream of training batches, read ahead by threads.
+    """An endless stream of training batches, read one buffer ahead by threads.
 
     Args:
         clips: what to read.
         batch: samples per rank and step.
         seed: of order and crops.
         rank, world: which slice of each global batch is wanted.
-        workers: threads that read ahead; what comes out doesn't depend on them.
+        workers: threads that read; what comes out doesn't depend on them.
 
     Attributes:
-        position: number of the next global batch; set it to go on from there.
-        waited_s: seconds that `next` has waited so far.
+        position: number of the next global batch; set it, before iterating, to go on from there.
+        waited_s: seconds that whoever took the batches has waited for them so far.
 
     Raises:
         SettingsError: there is nothing to train on.
@@ -219,35 +250,63 @@ class Loader:
         self.rank, self.world, self.workers = rank, world, workers
         self.position = 0
         self.waited_s = 0.0
-        self._order = lru_cache(maxsize=2)(clips.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        pending: deque[Future[Batch]] = deque()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
-            try:
-                for ahead in count(self.position):
-                    pending.append(pool.submit(self.read, ahead))
-                    if len(pending) > 2 * self.workers:
-                        began = time.perf_counter()
-                        batch = pending.popleft().result()
-                        self.waited_s += time.perf_counter() - began
-                        self.position += 1
-                        yield batch
-            finally:
-                for future in pending:
-                    future.cancel()
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        try:
+            began = time.perf_counter()
+            for batch in self._batches(pool):
+                self.waited_s += time.perf_counter() - began
+                self.position += 1
+                yield batch
+                began = time.perf_counter()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def read(self, position: int) -> Batch:
-        """This rank's part of global batch number `position`.
+    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+        parts: list[Batch] = []
+        missing = self.size
+        for room, number, futures in self._read_ahead(pool):
+            for future in futures:
+                future.result()
+            first = 0
+            while first < number:
+                last = min(number, first + missing)
+                parts.append(room.batch(first, last))
+                first, missing = last, missing - (last - first)
+                if not missing:
+                    yield parts[0] if len(parts) == 1 else joined(parts)
+                    parts, missing = [], self.size
 
-        Raises:
-            ShardError: as `Clips.batch`.
-        """
-        first = (position * self.world + self.rank) * self.size
-        picked = [(self._order(self.seed, n // len(self.clips)), n) for n in range(first, first + self.size)]
-        rows = [int(order.rows[n % len(self.clips)]) for order, n in picked]
-        offsets = [float(order.offsets[n % len(self.clips)]) for order, n in picked]
-        return self.clips.batch(rows, offsets)
+    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[tuple[Crops, int, list[Future[None]]]]:
+        """The rooms that buffers are read into, with the number of crops in each; two rooms take turns."""
+        buffer = min(len(self.clips), BUFFER_GROUPS * GROUP_ROWS)
+        size = buffer // self.world + self.size
+        rooms = [Crops(self.clips.spec, self.clips.crop_s, size) for _ in range(2)]
+        pending: deque[tuple[Crops, int, list[Future[None]]]] = deque()
+        for room, (rows, offsets) in zip(cycle(rooms), self._buffers()):
+            futures = [pool.submit(task) for task in self.clips.tasks(room, rows, offsets)]
+            pending.append((room, len(rows), futures))
+            if len(pending) == len(rooms):
+                yield pending.popleft()
+
+    def _buffers(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows and offsets of this rank's samples, buffer by buffer, from the position on."""
+        sample = self.position * self.world * self.size
+        for epoch in count(sample // len(self.clips)):
+            order = self.clips.order(self.seed, epoch)
+            begin = epoch * len(self.clips)  # the sample that the epoch begins with
+            for end in order.ends + begin:
+                if end > sample:
+                    samples = np.arange(sample, end)
+                    mine = samples[samples // self.size % self.world == self.rank] - begin
+                    yield order.rows[mine], order.offsets[mine]
+                    sample = int(end)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch after another as one."""
+    return Batch(**{f.name: torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(Batch)})
 
 
 def in_order(clips: Clips, batch: int, *, most: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
@@ -256,4 +315,4 @@ def in_order(clips: Clips, batch: int, *, most: int, rank: int = 0, world: int =
     rows = np.arange(number) * len(clips) // max(1, number)
     for first in range(rank * batch, number, world * batch):
         part = rows[first : first + batch]
-        yield clips.batch(part, np.zeros(len(part)))
+        yield clips.crops(part, np.zeros(len(part)))

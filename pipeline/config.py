@@ -87,9 +87,10 @@ class VerdictSettings(Group):
     """From curves to keep or drop, per second and per clip."""
 
     voice_ratio_max: float = Field(0.15, ge=0, le=1, description="most voice energy, as a share, in a second or a clip")
-    voice_ratio_heard_max: float = Field(0.05, ge=0, le=1, description="the same in a second where a voice is heard")
+    voice_ratio_heard_max: float = Field(0.1, ge=0, le=1, description="the same in a second where a voice is heard")
     music_min: float = Field(0.5, ge=0, le=1, description="least music score of a second that counts as music")
     speech_min: float = Field(0.5, ge=0, le=1, description="least speech or singing score at which it is heard")
+    speech_left_max: float = Field(0.5, ge=0, le=1, description="most speech score of the voice-free music")
     silence_share_max: float = Field(0.5, ge=0, le=1, description="most silence, as a share, in a second that is kept")
     music_share_min: float = Field(0.8, ge=0, le=1, description="least share of a clip's seconds that are music")
     smooth_s: int = Field(5, ge=1, description="width of the median filter over the curves, seconds")

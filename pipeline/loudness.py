@@ -51,6 +51,8 @@ class LoudnessMeter:
         """Takes the next samples, [n]."""
         from scipy.signal import sosfilt
 
+        if not len(block):
+            return
         weighted, self._state = sosfilt(self._sections, block.astype(np.float64), zi=self._state)
         squares = np.concatenate([self._rest, np.square(weighted)])
         whole = len(squares) // self._hop * self._hop

@@ -111,7 +111,7 @@ def compose(
             top_k=options.top_k,
             greedy=options.greedy,
             generator=[generators[i] for i in active],
-            on_step=_steps(on_part, start + known / CODE_RATE, start + ahead / CODE_RATE, longest),
+            on_step=_steps(on_part, start + prompt_s if start else 0, start + ahead / CODE_RATE, longest),
         )
         for i, new in zip(active, made, strict=True):
             place = codes[i][:, first + known : first + ahead]

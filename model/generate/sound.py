@@ -11,7 +11,7 @@ from pipeline.codec import Codec
 
 PIECE_S = 30  # seconds decoded at a time
 CONTEXT_S = 2  # decoded and thrown away on either side: the codec's convolutions and its LSTM have to settle
-CROSSFADE_S = 0.25
+CROSSFADE_S = 0.2
 END_FADE_S = 0.05  # at the very end, so that it doesn't click
 
 

@@ -24,7 +24,7 @@ from model.generate.sound import render
 from pipeline import __version__
 from pipeline.errors import DvmsetError, SourceError
 from pipeline.loudness import Mastering, limited, master
-from pipeline.media import check_mux, mux, probe, write_wav
+from pipeline.media import check_integrity, check_mux, mux, write_wav
 from pipeline.storage import Store
 
 LUFS, PEAK_DB = -14.0, -1.0  # what streaming services play at; headroom for what AAC adds to a peak
@@ -167,7 +167,7 @@ def check(task: Task, options: Options) -> float:
     if out.exists() and not options.overwrite:
         raise DvmsetError(f"{out} is there already.", hint="Name another output, or replace it by --force.")
     with _as_error(video, "read"):
-        found = probe(video).video
+        found = check_integrity(video, sound=False).video
         if found is None:
             raise SourceError(f"{video.name} has no picture, only sound.", "unsupported", hint="Give a video file.")
         if not options.audio_only:

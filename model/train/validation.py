@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -61,7 +62,7 @@ class Validation:
         mean, untouched = (sum(values) / len(values) for values in (codebooks, self.backbone))
         metrics = {"loss": mean, "cross_entropy": codebooks, "backbone": self.backbone, "gain": untouched - mean}
         if model.rhythm is not None and model.uses_rhythm:
-            batch = self.clips.batch([0], [0.0]).to(self.fabric.device)
+            batch = self.clips.crops(np.zeros(1, np.int64), np.zeros(1)).to(self.fabric.device)
             injected = model.rhythm(batch.curve, batch.codes.shape[-1], valid=batch.valid)
             metrics["identity_distance"] = model.rhythm.deviations()
             metrics["injected"] = list(magnitudes(injected).values())

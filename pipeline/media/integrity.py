@@ -24,7 +24,7 @@ AUDIO_END_S = 1.0  # decoded at each end
 LEAD_S = 1.0  # sought ahead of the last span: MPEG-TS lands late, audio decoders need a few packets to settle
 
 
-def check_integrity(path: str | Path, *, expected_s: float | None = None) -> MediaInfo:
+def check_integrity(path: str | Path, *, expected_s: float | None = None, sound: bool = True) -> MediaInfo:
     """Reads all packets and decodes both ends of each stream.
 
     A file passes with video alone, with sound alone and with a variable rate; whether that will do is the caller's
@@ -33,6 +33,7 @@ def check_integrity(path: str | Path, *, expected_s: float | None = None) -> Med
     Args:
         path: the file.
         expected_s: the duration that the page or playlist gave; 2 % or a second off is too much, whichever is more.
+        sound: whether the sound matters; without it only the pictures are looked at.
 
     Raises:
         SourceError: `corrupt`: packets cut short; more than 2 % of the packets missing that the index declares or an
@@ -42,7 +43,7 @@ def check_integrity(path: str | Path, *, expected_s: float | None = None) -> Med
     """
     found = survey(path)
     kinds: tuple[tuple[Kind, Track | None], ...] = (("video", found.video), ("audio", found.audio))
-    tracks = {kind: track for kind, track in kinds if track}
+    tracks = {kind: track for kind, track in kinds if track and (sound or kind == "video")}
     problems = [_missing(kind, track) or _gap(kind, track) for kind, track in tracks.items()]
     why = next(filter(None, [*problems, _too_short(found, expected_s)]), "")
     if not why:

@@ -32,6 +32,7 @@ class Curves:
         music: [n] the detector's mean probability that there is music.
         speech: [n] the same for speech.
         singing: [n] the same for singing.
+        speech_left: [n] the same for speech in the voice-free music: voices that the separation has missed.
         onset: [n] mean onset strength of the voice-free music.
         onset_envelope: [m] its onset strength; frame k lies k * onset_hop / onset_rate seconds after start_ms.
     """
@@ -45,6 +46,7 @@ class Curves:
     music: np.ndarray
     speech: np.ndarray
     singing: np.ndarray
+    speech_left: np.ndarray
     onset: np.ndarray
     onset_envelope: np.ndarray
 

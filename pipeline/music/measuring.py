@@ -62,7 +62,7 @@ def measure(
     mix = Levels(separator.rate)
     stems = {name: Levels(separator.rate) for name in separator.sources}
     music = [i for i, name in enumerate(separator.sources) if name != "vocals"]
-    scores = Scores(separator.rate, settings)
+    scores, left = Scores(separator.rate, settings), Scores(separator.rate, settings)
     onsets = Onsets(separator.rate, settings)
 
     def mixed() -> Iterator[np.ndarray]:
@@ -81,6 +81,7 @@ def measure(
             accompaniment = block[music].sum(axis=0).mean(axis=0)
             writer.feed(accompaniment)
             onsets.feed(accompaniment)
+            left.feed(accompaniment)
         writer.finish()
 
     power = {name: levels.seconds(seconds) for name, levels in stems.items()}
@@ -90,14 +91,14 @@ def measure(
     voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=heard)
     envelope = onsets.finish()
     frame_s = np.arange(len(envelope)) * settings.onset_hop // settings.onset_rate
-    detected = scores.finish(seconds)
     curves = {
         "mix_db": mix_db,
         "voice_ratio": voice_ratio,
         "silence": mix.silence(seconds, settings.silence_db),
         "onset": means(envelope, frame_s, seconds),
         "onset_envelope": envelope,
-        **detected,
+        "speech_left": left.finish(seconds)["speech"],
+        **scores.finish(seconds),
     }
     return Curves(
         start_ms,

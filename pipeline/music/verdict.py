@@ -37,8 +37,9 @@ def judge(curves: Curves, settings: VerdictSettings) -> Verdict:
     """Decides on each second.
 
     DVMSet's policy: some voice is taken out by the separation, too much drops the second; and music must really be
-    heard, since sound effects have no voice either. Separation misses voices and takes solo instruments for them, so
-    less voice energy will do (`voice_ratio_heard_max`) where the detector hears a voice as well.
+    heard, since sound effects have no voice either. The detector checks the separation: where it hears a voice in the
+    mix, less voice energy will do (`voice_ratio_heard_max`); where it still hears speech in the voice-free music, the
+    separation has missed it, whatever the ratio says.
 
     Scores are median-filtered over `smooth_s` first, so that a cough doesn't cut a clip, and gaps of at most `bridge_s`
     between kept seconds are kept too, unless they are silent: silence is where one track ends and the next begins. What
@@ -50,8 +51,9 @@ def judge(curves: Curves, settings: VerdictSettings) -> Verdict:
     heard = speech | (_smooth(curves.singing, settings.smooth_s) >= settings.speech_min)
     limit = np.where(heard, min(settings.voice_ratio_heard_max, settings.voice_ratio_max), settings.voice_ratio_max)
     voice = _smooth(curves.voice_ratio, settings.smooth_s) > limit
+    missed = _smooth(curves.speech_left, settings.smooth_s) > settings.speech_left_max
     reasons = np.select(
-        [silent, ~music & speech, ~music, voice & speech, voice],
+        [silent, ~music & speech, ~music, missed | (voice & speech), voice],
         ["silence", "speech", "no_music", "speech", "voice"],
         default="",
     )

@@ -2,7 +2,7 @@
 
     python -m pipeline.nano.separator --minutes 30 --out pipeline/nano/separator.safetensors
 
-A first run renders its material (`mixtures.py`; about five minutes). Training goes on from the checkpoint beside
+A first run renders its material (`mixtures`; about five minutes). Training goes on from the checkpoint beside
 `--out` if there is one, stops when the minutes are used up, writes the weights and prints the held-out table.
 `--evaluate` prints the table of weights that are there. The weights file holds the averaged weights as float16 and,
 in its header, what demucs needs to build the model: `klass`, `args` and `kwargs` as JSON.

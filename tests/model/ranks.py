@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -42,12 +43,12 @@ def kill_at_5(event: Event) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def read_with_fault(loader: Loader, position: int, read=Loader.read) -> Batch:
-    """`Loader.read`, but on the last rank the third batch is damaged."""
-    batch = read(loader, position)
-    if position == 2 and loader.rank == loader.world - 1:
-        batch.clip_global[0, 0, 0] = torch.nan
-    return batch
+def with_fault(loader: Loader, stream=Loader.__iter__) -> Iterator[Batch]:
+    """`Loader.__iter__`, but on the last rank the third batch is damaged."""
+    for batch in stream(loader):
+        if loader.position == 3 and loader.rank == loader.world - 1:
+            batch.clip_global[0, 0, 0] = torch.nan
+        yield batch
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def main() -> None:
     release, folder, devices = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     for name in sys.argv[4:]:
         if name == "fault":
-            Loader.read = read_with_fault
+            Loader.__iter__ = with_fault
         train(job(name, release, folder, devices), kill_at_5 if name == "killed" else lambda _: None)
 
 

@@ -45,9 +45,10 @@ def release_of(data: Path, rows: Sequence[Row], spec: Spec = NANO) -> Path:
     return Path(made.path)
 
 
-def toy_release(data: Path, *, sources: int = 12, spec: Spec = NANO) -> Path:
-    """Two clips of each source, of 3 and of 1.5 s."""
-    spans = ((0, 3000), (20_000, 21_500))
+def toy_release(
+    data: Path, *, sources: int = 12, spec: Spec = NANO, spans: tuple[tuple[int, int], ...] = ((0, 3000), (5000, 6500))
+) -> Path:
+    """A clip of each source for each of the spans, in milliseconds."""
     return release_of(data, [make_row(f"source {i}", *span, spec=spec) for i in range(sources) for span in spans], spec)
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import data
-from model.data import Batch, Clips, Loader, in_order, open_release
+from model.data import Batch, Clips, Loader, in_order, joined, open_release
 from pipeline.errors import SettingsError, ShardError
 from pipeline.shards import Row, Shard, write_shard
 from tests.model.releases import release_of, toy_release
@@ -74,10 +74,6 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
             assert torch.equal(getattr(a, field.name), getattr(b, field.name))
 
 
-def joined(parts: list[Batch]) -> Batch:
-    return Batch(*(torch.cat([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Batch)))
-
-
 def test_every_epoch_has_every_clip_once_in_an_order_of_its_own(clips: Clips) -> None:
     seen = [n for batch in read(clips, 10, 3 * ROWS // 10) for n in numbers(batch)]
     epochs = [seen[i * ROWS : (i + 1) * ROWS] for i in range(3)]
@@ -100,7 +96,7 @@ def test_ranks_share_what_one_would_read_in_larger_batches(clips: Clips, world: 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_any_number_of_workers_gives_the_same_batches(clips: Clips, paths: list[Path], workers: int) -> None:
     fresh = Clips(paths, crop_s=2, reduction="patch_distance")
-    assert_same(read(fresh, 8, 40, workers=workers), [Loader(clips, 8, seed=3).read(i) for i in range(40)])
+    assert_same(read(fresh, 8, 40, workers=workers), read(clips, 8, 40, workers=3))
 
 
 def test_a_position_is_gone_on_from_exactly(clips: Clips, paths: list[Path]) -> None:
@@ -126,12 +122,13 @@ def test_an_epoch_goes_through_the_shards_in_buffers_of_row_groups(
         order = clips.order(seed, epoch)
     finally:
         data.BUFFER_GROUPS = before
-    assert sorted(order.rows) == list(range(ROWS))
+    assert sorted(order.rows) == list(range(ROWS)) and order.ends[-1] == ROWS
     assert ((order.offsets >= 0) & (order.offsets < 1)).all()
     groups = np.searchsorted(clips.first, order.rows, side="right") - 1
     places = [np.flatnonzero(groups == g) for g in range(len(clips.groups))]
-    in_use = [sum(p[0] <= i <= p[-1] for p in places) for i in range(ROWS)]
-    assert max(in_use) <= buffer
+    for begin, end in pairwise([0, *order.ends]):
+        inside = [p for p in places if begin <= p[0] < end]
+        assert 0 < len(inside) <= buffer and all(p[-1] < end for p in inside)
     if buffer == 1:  # a shard is left only when it is read
         shards = [clips.groups[g][0].path for g in groups]
         assert sum(a != b for a, b in pairwise(shards)) == 2
@@ -148,8 +145,8 @@ def test_a_row_group_is_read_once_an_epoch_whatever_the_workers(
         return original(self, group, columns)
 
     monkeypatch.setattr(Shard, "read", counted)
-    read(clips, 10, ROWS // 10, workers=4)
-    assert set(reads.values()) == {1}
+    read(clips, 10, 3 * ROWS // 10, workers=4)
+    assert len(reads) == len(clips.groups) and set(reads.values()) <= {3, 4}  # one epoch is read ahead
 
 
 def test_crops_start_at_whole_seconds_and_the_three_rates_agree(clips: Clips) -> None:
@@ -170,7 +167,7 @@ def test_short_clips_are_padded_and_say_so(tmp_path: Path) -> None:
     path = tmp_path / "train-00000-of-00001.parquet"
     row = make_row("short", 0, 1500)
     write_shard(path, [row], SPEC)
-    batch = Clips([path], crop_s=3, reduction="cls_distance").batch([0], [0.99])
+    batch = Clips([path], crop_s=3, reduction="cls_distance").crops(np.array([0]), np.array([0.99]))
     assert batch.codes.shape == (1, 4, 150) and batch.codes.dtype == torch.int64
     assert batch.valid[0].tolist() == [True] * 75 + [False] * 75
     assert batch.present[0].tolist() == [True, True, False]  # samples at 0 and 1 s
@@ -181,7 +178,7 @@ def test_short_clips_are_padded_and_say_so(tmp_path: Path) -> None:
 
 
 def test_the_preset_chooses_the_curve(paths: list[Path]) -> None:
-    flat = Clips(paths, crop_s=1, reduction="patch_distance_flat").batch([5], [0.0]).curve
+    flat = Clips(paths, crop_s=1, reduction="patch_distance_flat").crops(np.array([5]), np.zeros(1)).curve
     row = Shard(paths[0]).read(0)[5]
     assert np.array_equal(flat[0].numpy(), row["patch_distance_flat"][:25].astype(np.float32))
 

@@ -161,7 +161,7 @@ def test_a_run_goes_on_with_more_steps_than_it_was_begun_with(
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Loader, "read", ranks.read_with_fault)
+    monkeypatch.setattr(Loader, "__iter__", ranks.with_fault)
     events: list[Event] = []
     train(toy_job(release, tmp_path, "train.save_every=1", "train.steps=3"), events.append)
     before, after = (path / runs.WEIGHTS for path in runs.checkpoints(tmp_path))

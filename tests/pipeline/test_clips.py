@@ -22,7 +22,7 @@ def curves(end_ms: int, start_ms: int = 0, voice: list[float] | None = None) -> 
     share = np.array(voice if voice is not None else [0.0] * n, np.float32)
     flat = np.zeros(n, np.float32)
     stems = {"other": 10 * np.log10(np.maximum(1 - share, 1e-10)), "vocals": 10 * np.log10(np.maximum(share, 1e-10))}
-    return Curves(start_ms, end_ms, flat, stems, share, flat, flat + 1, flat, flat, flat, np.zeros(1, np.float32))
+    return Curves(start_ms, end_ms, flat, stems, share, flat, flat + 1, flat, flat, flat, flat, np.zeros(1, np.float32))
 
 
 def verdict(reasons: list[str], music: list[bool] | None = None) -> Verdict:

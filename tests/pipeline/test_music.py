@@ -292,7 +292,7 @@ def test_curves_come_back_from_their_file_and_the_file_depends_on_nothing_else(t
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (again.start_ms, again.end_ms, list(again.stem_db)) == (0, 6000, ["other", "vocals"])
-    for name in ("mix_db", "voice_ratio", "silence", "music", "speech", "singing", "onset", "onset_envelope"):
+    for name in ("mix_db", "voice_ratio", "silence", "music", "speech", "singing", "speech_left", "onset", "onset_envelope"):
         np.testing.assert_array_equal(getattr(again, name), getattr(curves, name))
         assert getattr(again, name).dtype == np.float32
     np.testing.assert_array_equal(again.stem_db["vocals"], curves.stem_db["vocals"])
@@ -391,21 +391,32 @@ def test_less_voice_energy_will_do_where_a_voice_is_heard():
     flat = np.ones(8, np.float32)
     heard = np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)
 
-    def judged(ratio: float, speech: np.ndarray, singing: np.ndarray) -> tuple[str, ...]:
+    def judged(ratio: float, speech: np.ndarray, singing: np.ndarray, left: np.ndarray) -> tuple[str, ...]:
         stems = {"other": flat, "vocals": flat}
-        curves = Curves(0, 8000, flat, stems, flat * ratio, flat * 0, flat, speech, singing, flat, flat)
+        curves = Curves(0, 8000, flat, stems, flat * ratio, flat * 0, flat, speech, singing, left, flat, flat)
         return judge(curves, VerdictSettings(smooth_s=1)).reasons
 
-    assert judged(0.10, heard, flat * 0) == ("",) * 4 + ("speech",) * 4
-    assert judged(0.10, flat * 0, heard) == ("",) * 4 + ("voice",) * 4
-    assert judged(0.04, heard, heard) == ("",) * 8
-    assert judged(0.16, flat * 0, flat * 0) == ("voice",) * 8
+    none = flat * 0
+    assert judged(0.12, heard, none, none) == ("",) * 4 + ("speech",) * 4
+    assert judged(0.12, none, heard, none) == ("",) * 4 + ("voice",) * 4
+    assert judged(0.08, heard, heard, none) == ("",) * 8
+    assert judged(0.16, none, none, none) == ("voice",) * 8
+    assert judged(0.0, heard, none, heard) == ("",) * 4 + ("speech",) * 4
+
+
+def test_speech_that_the_separation_misses_is_heard_in_the_voice_free_music(tmp_path):
+    mix = score() + speech()
+    deaf, good = hear(tmp_path, mix), hear(tmp_path, score(), speech() * 10 ** (-20 / 20))
+
+    assert deaf.voice_ratio.max() == 0
+    assert kept_share(deaf) == (0, "speech")
+    assert good.speech_left.max() < 0.3
 
 
 @st.composite
 def curve_sets(draw: st.DrawFn) -> Curves:
     n = draw(st.integers(0, 60))
-    names = ("voice_ratio", "silence", "music", "speech", "singing")
+    names = ("voice_ratio", "silence", "music", "speech", "singing", "speech_left")
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     drawn = {k: np.repeat(rng.random(n), rng.integers(1, 9, n))[:n].astype(np.float32) for k in names}

@@ -53,6 +53,9 @@ def _espeak() -> tuple[ctypes.CDLL, list[np.ndarray], object]:
 def say(text: str, voice: str, *, rate: int = 160, pitch: int = 50, pitch_range: int = 50) -> np.ndarray:
     """Speech of eSpeak NG: [N] float32 at 22,050 Hz.
 
+    The library keeps state from call to call: the same words differ in their noise and phase, equal only where a
+    process makes the same calls in the same order.
+
     Args:
         text: what is said, UTF-8.
         voice: a language, with a variant after a plus sign: "de+f2".

@@ -69,7 +69,9 @@ def generate(
         raise ValueError(f"codes {tuple(prompt.shape)} can't be continued to [{B}, {K}, {frames}]")
     prompt = torch.empty(B, K, 0, dtype=torch.long, device=cross.device) if prompt is None else prompt
     split = bool(in_attention) and guidance_rhythm is not None and guidance_rhythm != guidance
-    scales = [guidance, guidance_rhythm] if split else [guidance] if guidance != 1.0 else []
+    scales: list[float] = [guidance] if split or guidance != 1.0 else []
+    if split and guidance_rhythm is not None:
+        scales.append(guidance_rhythm)
     generators = generator if isinstance(generator, Sequence) else [generator] * B
     mode = mode or ("graph" if cross.is_cuda else "eager")
     last = frames + K - 1

@@ -131,6 +131,10 @@ def fit(fabric: Fabric, plan: Plan, state: State, log: Log, stop: threading.Even
         if validation:
             log.write(Event("validation", position.step, validation.measure(state.model)))
         _save(fabric, plan, state, log)
+    if fabric.world_size > 1:  # after its first pass DDP sums gradients in another order, so none of ours is the first
+        size = settings.batch // fabric.world_size
+        some = plan.training.crops(np.arange(size) % len(plan.training), np.zeros(size))
+        _backward(fabric, settings, state, some.to(fabric.device))
     meter, batches, stopped = Meter(state.loader), iter(state.loader), False
     while position.step < settings.steps and not stopped:
         batch = next(batches).to(fabric.device)
@@ -198,6 +202,25 @@ def _step(
     fabric: Fabric, settings: TrainSettings, state: State, batch: Batch, rate: float, *, stopping: bool
 ) -> Step:
     """A step on a global batch of which `batch` is this process's part. Changes nothing where it is not finite."""
+    per_codebook, counts = _backward(fabric, settings, state, batch)
+    norm: Any = fabric.clip_gradients(state.forward, state.optimizer, max_norm=settings.clip, error_if_nonfinite=False)
+    shared: Any = fabric.all_reduce(torch.cat([per_codebook, per_codebook.new_tensor([stopping])]), reduce_op="mean")
+    *losses, wish, length, codes = torch.cat([shared, norm.view(1), counts.sum().view(1)]).tolist()
+    done = Step(losses, length, round(codes * fabric.world_size), wish > 0)
+    if done.finite:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+    return done
+
+
+def _backward(fabric: Fabric, settings: TrainSettings, state: State, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The gradients of a global batch, in every process.
+
+    Returns:
+        Per codebook, the loss on this process's part, whose mean over the processes is that of the batch; and how many
+        codes it is of, as the mean over the processes.
+    """
     step, rank = state.position.step, fabric.global_rank
     coins = state.model.coins(settings.batch, torch.Generator().manual_seed(_seed(0, settings.seed, step)))
     mine = slice(rank * len(batch), (rank + 1) * len(batch))
@@ -214,15 +237,7 @@ def _step(
     counts: Any = fabric.all_reduce(output.mask.sum((0, 2)).float(), reduce_op="mean")
     value, per_codebook = loss(output, batch.codes, counts)
     fabric.backward(value)
-    norm: Any = fabric.clip_gradients(state.forward, state.optimizer, max_norm=settings.clip, error_if_nonfinite=False)
-    shared: Any = fabric.all_reduce(torch.cat([per_codebook, per_codebook.new_tensor([stopping])]), reduce_op="mean")
-    *losses, wish, length, codes = torch.cat([shared, norm.view(1), counts.sum().view(1)]).tolist()
-    done = Step(losses, length, round(codes * fabric.world_size), wish > 0)
-    if done.finite:
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.optimizer.step()
-    return done
+    return per_codebook, counts
 
 
 def _save(fabric: Fabric, plan: Plan, state: State, log: Log) -> None:

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer steps: under a minute")
     parser.add_argument("--json", action="store_true", help="one line of JSON")
     options = parser.parse_args()
-    figures = run(20, 3, audiocraft_bf16=False) if options.quick else run(250, 3, audiocraft_bf16=True)
+    figures = run(16, 2, audiocraft_bf16=False) if options.quick else run(250, 3, audiocraft_bf16=True)
     if options.json:
         print(json.dumps(figures))
         return

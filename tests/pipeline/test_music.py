@@ -292,7 +292,8 @@ def test_curves_come_back_from_their_file_and_the_file_depends_on_nothing_else(t
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (again.start_ms, again.end_ms, list(again.stem_db)) == (0, 6000, ["other", "vocals"])
-    for name in ("mix_db", "voice_ratio", "silence", "music", "speech", "singing", "speech_left", "onset", "onset_envelope"):
+    scores = ("voice_ratio", "silence", "music", "speech", "singing", "speech_left")
+    for name in ("mix_db", *scores, "onset", "onset_envelope"):
         np.testing.assert_array_equal(getattr(again, name), getattr(curves, name))
         assert getattr(again, name).dtype == np.float32
     np.testing.assert_array_equal(again.stem_db["vocals"], curves.stem_db["vocals"])

@@ -9,10 +9,12 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.config import Profile
+from pipeline.config import PROFILES, Profile, load_profile, names_in
 from pipeline.errors import MissingWeights
 
 LIBRARIES = (
@@ -114,18 +116,27 @@ def _gpu() -> Check:
 
 
 def _weights(profile: Profile) -> list[Check]:
+    """The weights of the chosen profile, which it needs, and of the other bundled ones."""
+    others = [load_profile(name) for name in names_in(PROFILES) if name != profile.name]
+    return [check for p in (profile, *others) for check in _weights_of(p, needed=p is profile)]
+
+
+def _weights_of(profile: Profile, *, needed: bool) -> list[Check]:
     from pipeline import codec, separate, vision
 
-    rooms = (
-        ("separator", profile.separate.model, lambda: separate.weights_digest(profile.separate, download=False)),
-        ("vision", profile.vision.model, lambda: vision.weights_digest(profile.vision, download=False)),
-        ("codec", profile.codec.model, lambda: codec.weights_digest(profile.codec, download=False)),
+    rooms: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+        ("separator", profile.separate.model, lambda: separate.weights_paths(profile.separate, download=False)),
+        ("vision", profile.vision.model, lambda: vision.weights_path(profile.vision, download=False)),
+        ("codec", profile.codec.model, lambda: codec.weights_path(profile.codec, download=False)),
     )
     checks = []
-    for room, model, digest in rooms:
-        name = f"{room} weights"
+    for room, model, find in rooms:
+        name = f"{profile.name} {room}"
         try:
-            checks.append(Check(name, True, True, f"{model}  {digest()[:12]}"))
+            found = find()
         except MissingWeights as error:
-            checks.append(Check(name, False, True, f"{model}: {error.message}", error.hint))
+            checks.append(Check(name, False, needed, f"{model}: {error.message}", error.hint))
+            continue
+        paths = [found] if isinstance(found, Path) else found or []
+        checks.append(Check(name, True, needed, f"{model}: {', '.join(map(str, paths)) or 'no file needed'}"))
     return checks

@@ -49,7 +49,8 @@ def test_doctor_says_what_is_here_and_exits_by_the_profile(monkeypatch: pytest.M
     found = json.loads(result.output)
     assert (result.exit_code, found["ok"]) == (0, True)
     names = {check["name"] for check in found["checks"]}
-    assert {"python", "ffmpeg", "js runtime", "disk", "gpu", "torch", "separator weights", "codec weights"} <= names
+    wanted = {"python", "ffmpeg", "js runtime", "disk", "gpu", "torch", "nano separator", "nano codec", "dvmset vision"}
+    assert wanted <= names
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_HOME", str(tmp_path))

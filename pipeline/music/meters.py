@@ -166,7 +166,8 @@ class Scores:
         self.resampler = Resampler(rate, DETECTOR_RATE)
         self.buffer = np.zeros(0, np.float32)
         self.before = 0  # samples at the buffer's start that are context only
-        self.rows: list[np.ndarray] = []
+        self.frames = 0  # taken so far
+        self.sums = np.zeros((0, 1 + len(self.CLASSES)))  # per second: frames, and their probabilities
 
     def feed(self, block: np.ndarray) -> None:
         """Takes the next samples, [n]."""
@@ -176,10 +177,11 @@ class Scores:
         """Mean probability of each class in each second, [n]."""
         self._add(self.resampler.finish())
         if len(self.buffer) > self.before:
-            self.rows.append(self._detect(self.buffer)[self.before // DETECTOR_HOP :])
-        rows = np.concatenate(self.rows) if self.rows else np.zeros((0, len(self.CLASSES)))
-        centres = np.arange(len(rows)) * DETECTOR_HOP + DETECTOR_WINDOW // 2
-        return {name: means(rows[:, i], centres // DETECTOR_RATE, n) for i, name in enumerate(self.CLASSES)}
+            self._take(self._detect(self.buffer)[self.before // DETECTOR_HOP :])
+        sums = np.zeros((n, self.sums.shape[1]))
+        kept = self.sums[:n]
+        sums[: len(kept)] = kept
+        return {name: sums[:, 1 + i] / np.maximum(sums[:, 0], 1) for i, name in enumerate(self.CLASSES)}
 
     def _add(self, audio: np.ndarray) -> None:
         self.buffer = np.concatenate([self.buffer, audio])
@@ -187,9 +189,18 @@ class Scores:
         while len(self.buffer) >= self.before + DETECTOR_CHUNK + after:
             first = self.before // DETECTOR_HOP
             rows = self._detect(self.buffer[: self.before + DETECTOR_CHUNK + after])
-            self.rows.append(rows[first : first + DETECTOR_CHUNK // DETECTOR_HOP])
+            self._take(rows[first : first + DETECTOR_CHUNK // DETECTOR_HOP])
             self.buffer = self.buffer[self.before + DETECTOR_CHUNK - DETECTOR_CONTEXT :]
             self.before = DETECTOR_CONTEXT
+
+    def _take(self, rows: np.ndarray) -> None:
+        """Adds the next frames, [m, 3], each to the second that its centre lies in."""
+        centres = (self.frames + np.arange(len(rows))) * DETECTOR_HOP + DETECTOR_WINDOW // 2
+        seconds = centres // DETECTOR_RATE
+        missing = max(0, int(seconds.max(initial=-1)) + 1 - len(self.sums))
+        self.sums = np.pad(self.sums, ((0, missing), (0, 0)))
+        np.add.at(self.sums, seconds, np.column_stack([np.ones(len(rows)), rows]))
+        self.frames += len(rows)
 
     def _detect(self, audio: np.ndarray) -> np.ndarray:
         """[frames, 3] probabilities of a chunk; an empty or very short one is filled up, as the library refuses it."""

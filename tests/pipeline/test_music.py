@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from pipeline.clips import cut_spans, file_verdict
-from pipeline.config import MusicSettings, Profile, VerdictSettings
+from pipeline.config import MusicSettings, Profile, VerdictSettings, load_profile
 from pipeline.errors import SettingsError
 from pipeline.media import audio_window
 from pipeline.music import REASONS, Curves, beats, judge, measure
 from pipeline.music.meters import ONSET_FLOOR, Onsets, Scores
 from pipeline.nano.mixtures import say
 from pipeline.nano.packages import fetch, film
+from pipeline.separate import load_separator
 
 RATE = 22050
 STEM_RATE = 32_000
@@ -376,6 +377,33 @@ def test_music_is_kept_through_its_fade_out_until_it_is_gone(tmp_path):
 
     assert verdict.keep[:28].all()
     assert verdict.reasons[30:] == ("silence",) * 5
+
+
+@pytest.mark.slow
+def test_with_the_bundled_separator_the_clear_cases_come_out_right(tmp_path):
+    separator = load_separator(load_profile("nano").separate)
+    seconds = 16.0
+    cases = {
+        "music": band(seconds),
+        "faint speech": band(seconds) + 0.05 * speech(seconds=seconds),
+        "loud speech": band(seconds) + 1.4 * speech(seconds=seconds),
+        "speech": speech(seconds=seconds),
+        "effects": effects("engine", seconds),
+    }
+    kept = {}
+    for name, sound in cases.items():
+        soundfile.write(tmp_path / "mix.wav", sound, RATE, subtype="FLOAT")
+        kept[name] = kept_share(
+            measure(
+                tmp_path / "mix.wav", 0, 16_000, separator, STANDARD,
+                stem_path=tmp_path / "stem.flac", stem_rate=STEM_RATE,
+            )
+        )  # fmt: skip
+
+    assert {name: share for name, (share, _) in kept.items()} == {
+        "music": 1, "faint speech": 1, "loud speech": 0, "speech": 0, "effects": 0,
+    }  # fmt: skip
+    assert (kept["loud speech"][1], kept["speech"][1], kept["effects"][1]) == ("speech", "speech", "no_music")
 
 
 def test_a_pause_between_two_tracks_is_not_bridged_but_a_short_noise_is(tmp_path):

@@ -53,7 +53,6 @@ class Progress:
             self.active.pop(place, None)
             if event.kind == "ready":
                 self.finished.add(event.source_id)
-                return
             self.failed += event.kind == "failed"
         self.console.print(self._line(event))
 
@@ -69,8 +68,10 @@ class Progress:
         return table
 
     def _line(self, event: StageEvent) -> Text:
-        mark, style = ("ok", "green") if event.kind == "end" else (event.error_class, "yellow")
-        line = Text.assemble((f"{mark:>11} ", style), (f"{event.stage:<7}", "cyan"), f"{event.seconds:7.1f} s  ")
+        marks = {"end": ("ok", "green"), "ready": ("ready", "bold green"), "failed": (event.error_class, "yellow")}
+        mark, style = marks[event.kind]
+        took = f"{event.seconds:7.1f} s  " if event.stage else " " * 11
+        line = Text.assemble((f"{mark:>11} ", style), (f"{event.stage:<7}", "cyan"), took)
         line.append(self.names.get(event.source_id, event.source_id))
         if event.message:
             line.append(f"  {event.message}", "dim")

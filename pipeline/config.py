@@ -224,7 +224,9 @@ def settings_of(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        unknown = {"extra_forbidden": "there is no such setting"}
+        said = ((".".join(map(str, e["loc"])), unknown.get(e["type"], e["msg"])) for e in error.errors())
+        problems = "; ".join(f"{name}: {message}" for name, message in said)
         raise SettingsError(f"Settings of {where} can't be used: {problems}.") from error
 
 

@@ -134,7 +134,7 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
     seen: set[str] = set()
     for number, span in enumerate(inspection.spans):
         start, width = span.start_ms / 1000, (span.end_ms - span.start_ms) / 1000
-        label = None if span.reason in seen else (span.reason or "clip")
+        label = None if span.reason in seen else (span.reason or "clip (shades part neighbours)")
         seen.add(span.reason)
         shade = 0.55 if span.reason or number % 2 else 0.9  # neighbouring clips stay apart
         fate.barh(0, width, left=start, color=colours[span.reason], alpha=shade, label=label, edgecolor="white", lw=0.5)

@@ -19,6 +19,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.errors import DvmsetError
+
 TEMPORARY = ".tmp-"
 
 
@@ -44,7 +46,10 @@ class Store:
     def __init__(self, url: str | Path) -> None:
         self.fs, self.root = fsspec.core.url_to_fs(str(url))
         self.is_local = isinstance(self.fs, LocalFileSystem)
-        self.fs.makedirs(self.root, exist_ok=True)
+        try:
+            self.fs.makedirs(self.root, exist_ok=True)
+        except OSError as error:
+            raise DvmsetError(f"{url} can't be a data folder: {error}.", hint="Choose another folder.") from error
 
     def __str__(self) -> str:
         return self.root if self.is_local else self.fs.unstrip_protocol(self.root)

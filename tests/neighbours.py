@@ -17,6 +17,7 @@ from pipeline.nano.mixtures import RATE, render
 from pipeline.storage import Store
 
 CITY_S = 40
+BBB = packages.PACKAGES["bbb"].licence
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,27 @@ class Neighbour:
     Attributes:
         path: on the site.
         category: as the list gives it.
+        licence: of its picture and sound.
         expected: what becomes of it: `keep`, the reason its seconds are dropped, or the error class.
     """
 
     path: str
     category: str
+    licence: str
     expected: str
 
 
 NEIGHBOURS = (
-    Neighbour("film.mp4", "compilation", "keep"),
-    Neighbour("trailer.mp4", "promo", "keep"),
-    Neighbour("city.mp4", "commercial", "keep"),
-    Neighbour("talk.mp4", "commercial", "speech"),
-    Neighbour("silent.mp4", "promo", "silence"),
-    Neighbour("mute.mp4", "promo", "no_audio"),
-    Neighbour("effects.mp4", "promo", "no_music"),
-    Neighbour("broken.mp4", "compilation", "corrupt"),
-    Neighbour("gone.mp4", "promo", "permanent"),
-    Neighbour("mirror/trailer.mp4", "promo", "duplicate"),
+    Neighbour("film.mp4", "compilation", BBB, "keep"),
+    Neighbour("trailer.mp4", "promo", BBB, "keep"),
+    Neighbour("city.mp4", "commercial", "CC0", "keep"),
+    Neighbour("talk.mp4", "commercial", BBB, "speech"),
+    Neighbour("silent.mp4", "promo", BBB, "silence"),
+    Neighbour("mute.mp4", "promo", "CC0", "no_audio"),
+    Neighbour("effects.mp4", "promo", BBB, "no_music"),
+    Neighbour("broken.mp4", "compilation", BBB, "corrupt"),
+    Neighbour("gone.mp4", "promo", "", "permanent"),
+    Neighbour("mirror/trailer.mp4", "promo", BBB, "duplicate"),
 )
 
 
@@ -72,8 +75,8 @@ def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
 
 def write_list(path: Path, neighbours: list[Neighbour], base_url: str) -> None:
     """Writes the neighbours as a CSV source list."""
-    rows = [f"{base_url}{n.path},{n.category}\n" for n in neighbours]
-    path.write_text("url,category\n" + "".join(rows))
+    rows = [f'{base_url}{n.path},{n.category},"{n.licence}"\n' for n in neighbours]
+    path.write_text("url,category,license\n" + "".join(rows))
 
 
 def _city(path: Path) -> None:

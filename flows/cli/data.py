@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.release import Release
     from pipeline.sources import Source
 
+LISTED = 20  # sources or failures shown one by one
+
 
 def build(
     lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
@@ -80,6 +82,9 @@ def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None
         console = terminal()
         console.print("sources  " + ", ".join(f"{n} {state}" for state, n in states.items()))
         console.print(_funnel_table(funnel))
+        for source in ledger.sources()[:LISTED]:
+            if source.state == "ready":
+                console.print(f"{source.url}  {ledger.fate(source.source_id)}", highlight=False, soft_wrap=True)
         _print_failures(ledger, console)
         if last:
             console.print(f"release  {last.clips} clips, {last.seconds:.0f} s, made {last.created_at:%Y-%m-%d %H:%M}")
@@ -202,11 +207,11 @@ def _print_release(made: Release | None, console: Console, *, new: bool) -> None
 
 def _print_failures(ledger: Any, console: Console) -> None:
     failures = ledger.last_errors()
-    for attempt in failures[:20]:
+    for attempt in failures[:LISTED]:
         url = ledger.source(attempt.source_id).url
         console.print(f"[yellow]{attempt.error_class:>11}[/] {url}  {attempt.message}", highlight=False, soft_wrap=True)
-    if len(failures) > 20:
-        console.print(f"            ... and {len(failures) - 20} more")
+    if len(failures) > LISTED:
+        console.print(f"            ... and {len(failures) - LISTED} more")
 
 
 def _funnel_table(seconds: dict[str, Any]) -> Any:

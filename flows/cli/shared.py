@@ -53,7 +53,8 @@ def terminal(*, stderr: bool = False) -> Console:
     """Where text for a person goes."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, soft_wrap=not stream.isatty())  # a log is for grep: no breaks inside a line
 
 
 def print_json(value: Any) -> None:

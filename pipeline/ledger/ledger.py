@@ -260,6 +260,18 @@ class Ledger:
                 session.scalars(select(SpanRow).where(SpanRow.source_id == source_id).order_by(SpanRow.start_ms))
             )
 
+    def fate(self, source_id: str) -> str:
+        """What became of a source, in words: how much of it was kept, and why most of the rest was not."""
+        spans = self.spans(source_id)
+        clips = [span for span in spans if not span.reason]
+        dropped: dict[str, int] = {}
+        for span in spans:
+            if span.reason:
+                dropped[span.reason] = dropped.get(span.reason, 0) + span.end_ms - span.start_ms
+        kept = f"{sum(c.end_ms - c.start_ms for c in clips) / 1000:.1f} s kept in {len(clips)} clips"
+        reasons = [f"{ms / 1000:.1f} s {reason}" for reason, ms in sorted(dropped.items(), key=lambda item: -item[1])]
+        return ", ".join([kept if clips else "no clip", *reasons[:3]])
+
     def clips(self, source_id: str | None = None) -> list[ClipRow]:
         """The clips of a source, or all, by id."""
         query = select(ClipRow).order_by(ClipRow.clip_id)

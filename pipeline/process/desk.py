@@ -126,7 +126,7 @@ class Desk:
             self.store.remove(media.name)
             self.store.remove(self.files.stem(source, media))
         if self.listener:
-            self.listener(StageEvent("ready", source_id, ""))
+            self.listener(StageEvent("ready", source_id, "", message=self.ledger.fate(source_id)))
 
     # release
 

@@ -112,7 +112,8 @@ def _gpu() -> Check:
         return Check("gpu", True, False, torch.cuda.get_device_name(0))
     if torch.backends.mps.is_available():
         return Check("gpu", True, False, "Apple MPS")
-    return Check("gpu", False, False, f"none; {os.cpu_count()} CPU cores", "Enough for nano; dvmset wants one for more than a few hours of video.")
+    hint = "Enough for nano; dvmset wants one for more than a few hours of video."
+    return Check("gpu", False, False, f"none; {os.cpu_count()} CPU cores", hint)
 
 
 def _weights(profile: Profile) -> list[Check]:

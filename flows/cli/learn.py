@@ -122,9 +122,10 @@ class Display:
                 self._line(f"step {event.step}/{self.steps}  {text}")
         elif event.kind == "validation":
             codebooks = " ".join(f"{value:.3f}" for value in values["cross_entropy"])
+            side = "below" if values["gain"] > 0 else "above"
             self._line(
                 f"validation at step {event.step}: cross-entropy {values['loss']:.4f} nats a code ({codebooks} by "
-                f"codebook), {values['gain']:+.4f} better than the untouched backbone"
+                f"codebook), {abs(values['gain']):.4f} {side} the untouched backbone's"
             )
         elif event.kind == "skipped":
             self._line(f"step {event.step} was not finite and is skipped ({values['skipped']} so far)")

@@ -11,15 +11,14 @@ import torch
 
 from model import runs
 from model.rhythm import CODE_RATE
+from model.semantic import fixed_seed
 from model.settings import Preset, load_preset
 from model.vidmusician import VidMusician, build
-from pipeline import codec as codecs
-from pipeline import vision as visions
 from pipeline import weights
-from pipeline.codec import Codec
+from pipeline.codec import Codec, load_codec
 from pipeline.config import PROFILES, Profile, load_profile, names_in
-from pipeline.errors import MissingWeights, SettingsError
-from pipeline.vision import VisionEncoder
+from pipeline.errors import SettingsError
+from pipeline.vision import VisionEncoder, load_vision
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -142,8 +141,9 @@ def last_stage(folder: Path) -> Path:
 
 
 def _models(settings: Preset, profile: Profile, device: str) -> Models:
-    vision, codec = visions.load_vision(profile.vision), codecs.load_codec(profile.codec)
-    musician = build(settings).eval().to(weights.device(device))
+    vision, codec = load_vision(profile.vision), load_codec(profile.codec)
+    with fixed_seed():  # what no checkpoint fills is the same in every run
+        musician = build(settings).eval().to(weights.device(device))
     musician.decoder.to(PRECISIONS[settings.train.precision])
     return Models(musician, vision, codec)
 
@@ -159,32 +159,24 @@ def _check_preset(run: Path, found: Preset, asked: Preset) -> None:
 
 def _check_frozen(run: Path, wanted: Mapping[str, Any], found: Mapping[str, Mapping[str, str]]) -> None:
     if wrong := [part for part, model in found.items() if model["digest"] != wanted[part]["digest"]]:
-        differ = "; ".join(f"{part} {wanted[part]['id']} in training, {found[part]['id']} here" for part in wrong)
+        differ = "; ".join(f"{part} {_named(wanted[part])} in training, {_named(found[part])} here" for part in wrong)
         raise SettingsError(
             f"{run} was trained beside other weights: {differ}.",
             hint="Take the same files and --profile; random weights also depend on the libraries' versions.",
         )
 
 
+def _named(model: Mapping[str, str]) -> str:
+    return f"{model['id']}, digest {model['digest'][:8]}"
+
+
 def _profile_of(run: Path, wanted: Mapping[str, Mapping[str, str]]) -> Profile:
-    """The bundled profile with the vision encoder and the codec that a run was trained with."""
-    absent = []
-    for name in names_in(PROFILES):
-        profile = load_profile(name)
-        try:
-            digests = {
-                "vision": visions.weights_digest(profile.vision, download=False),
-                "codec": codecs.weights_digest(profile.codec, download=False),
-            }
-        except MissingWeights:
-            absent.append(profile)
-            continue
-        if all(wanted[part]["digest"] == digest for part, digest in digests.items()):
+    """The bundled profile that names the vision encoder and the codec that a run was trained with."""
+    vision, codec = wanted["vision"]["id"], wanted["codec"]["id"]
+    for profile in map(load_profile, names_in(PROFILES)):
+        if profile.vision.model in vision and profile.codec.model in codec:
             return profile
-    if len(absent) == 1:  # it can only be this one; its weights are fetched now, and compared once they are here
-        return absent[0]
     raise SettingsError(
-        f"{run} was trained with vision {wanted['vision']['id']} and codec {wanted['codec']['id']}, which no profile "
-        "names.",
+        f"{run} was trained with vision {vision} and codec {codec}, which no profile names.",
         hint="Give the --profile that its release was built with.",
     )

@@ -17,6 +17,7 @@ from pipeline.nano.mixtures import RATE, render
 from pipeline.storage import Store
 
 CITY_S = 40
+FILM_END_S, HELD_OUT_S = 430, (440, 470)  # the list takes the film up to here; this stretch of it nobody trains on
 BBB = packages.PACKAGES["bbb"].licence
 
 
@@ -29,16 +30,18 @@ class Neighbour:
         category: as the list gives it.
         licence: of its picture and sound.
         expected: what becomes of it: `keep`, the reason its seconds are dropped, or the error class.
+        end_s: how much of it the list wants; None: all.
     """
 
     path: str
     category: str
     licence: str
     expected: str
+    end_s: int | None = None
 
 
 NEIGHBOURS = (
-    Neighbour("film.mp4", "compilation", BBB, "keep"),
+    Neighbour("film.mp4", "compilation", BBB, "keep", FILM_END_S),
     Neighbour("trailer.mp4", "promo", BBB, "keep"),
     Neighbour("city.mp4", "commercial", "CC0", "keep"),
     Neighbour("talk.mp4", "commercial", BBB, "speech"),
@@ -75,8 +78,18 @@ def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
 
 def write_list(path: Path, neighbours: list[Neighbour], base_url: str) -> None:
     """Writes the neighbours as a CSV source list."""
-    rows = [f'{base_url}{n.path},{n.category},"{n.licence}"\n' for n in neighbours]
-    path.write_text("url,category,license\n" + "".join(rows))
+    rows = [f'{base_url}{n.path},{n.category},"{n.licence}",{n.end_s or ""}\n' for n in neighbours]
+    path.write_text("url,category,license,end\n" + "".join(rows))
+
+
+def held_out(path: Path) -> Path:
+    """A stretch of the film at half its size that is in no list, without its sound; made if it isn't there yet."""
+    if not path.exists():
+        start, end = HELD_OUT_S
+        times = [Fraction(start) + Fraction(i, 24) for i in range((end - start) * 24)]
+        with Store(path.parent).write(path.name) as place:
+            encode(place, (f[::2, ::2] for f in frames_at(packages.film(), times)), Fraction(24), None, RATE)
+    return path
 
 
 def _city(path: Path) -> None:

@@ -8,7 +8,10 @@ sources in the flow's own thread, with models that stay loaded. Tasks take plain
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+import threading
+from contextvars import copy_context
+from datetime import datetime
+from functools import lru_cache, partial
 from queue import Queue
 from typing import Any
 
@@ -18,9 +21,12 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 
+from flows import limits
 from pipeline.config import Profile
-from pipeline.errors import SourceError
-from pipeline.process import Desk, Listener
+from pipeline.errors import DiskFull, HostRests, SourceError
+from pipeline.fetch.queue import DownloadQueue, HeldBack
+from pipeline.process import Desk, Listener, StageEvent
+from pipeline.release import Release
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +54,9 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 )
 def acquire(data: str, profile: str, source_id: str) -> None:
     """Downloads one source and finds its shots."""
-    desk_of(data, profile).acquire(source_id)
+    desk = desk_of(data, profile)
+    with limits.held(desk, source_id):
+        desk.acquire(source_id)
 
 
 @task(task_run_name="compute {source_ids}", cache_policy=NO_CACHE)
@@ -64,56 +72,98 @@ def compute(data: str, profile: str, source_ids: list[str]) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def release(data: str, profile: str) -> None:
-    """Makes a release if the content has changed."""
-    desk_of(data, profile).release()
+def release(data: str, profile: str) -> Release | None:
+    """Makes a release if the content has changed; gives the newest one."""
+    return desk_of(data, profile).release()
 
 
 @flow(name="dvmset-build")
-def build(data: str, profile: str, source_ids: list[str]) -> None:
-    """Brings sources up to date and makes a release.
+def build(data: str, profile: str) -> Release | None:
+    """Brings all sources up to date that have work left, and makes a release if the content has changed.
+
+    Which they are it asks the ledger: Prefect refuses parameters of more than 512 KB, some 25,000 ids.
 
     Args:
         data: data folder.
         profile: settings as JSON.
-        source_ids: the sources to work on, in order.
+
+    Returns:
+        The newest release; None if there is none.
 
     Raises:
         DvmsetError: something that stops all sources, such as a full disk or missing weights.
     """
-    threads = desk_of(data, profile).profile.fetch.threads
-    waiting = iter(source_ids)
-    landed: Queue[tuple[str, PrefectFuture[Any]]] = Queue()
-    in_flight = 0
-
-    def submit_next() -> int:
-        source_id = next(waiting, None)
-        if source_id is None:
-            return 0
-        future = acquire.submit(data, profile, source_id)
-        future.add_done_callback(lambda f: landed.put((source_id, f)))
-        return 1
-
-    for _ in range(2 * threads):
-        in_flight += submit_next()
-    while in_flight:
-        batch: list[str] = []
-        while in_flight and len(batch) < BATCH and not (batch and landed.empty()):
-            source_id, future = landed.get()
-            in_flight += submit_next() - 1
-            error = future.result(raise_on_failure=False)
-            if error is None:
-                batch.append(source_id)
-            elif not isinstance(error, SourceError):
-                raise error
-        if batch:
+    desk = desk_of(data, profile)
+    urls = desk.ledger.addresses(desk.pending())
+    limits.create(desk.profile.fetch, urls.values())
+    queue = DownloadQueue(urls, desk.ledger, desk.profile.fetch, on_wait=partial(_tell_rest, desk))
+    landed: Queue[tuple[str, PrefectFuture[Any]] | BaseException | None] = Queue()
+    feeder = threading.Thread(target=copy_context().run, args=(_feed, queue, data, profile, landed), name="feeder")
+    feeder.start()
+    try:
+        while batch := _next_batch(desk, queue, landed):
             compute(data, profile, batch)
-    release(data, profile)
+            for source_id in batch:
+                queue.computed(source_id)
+    finally:
+        queue.close()
+        feeder.join()
+    return release(data, profile)
 
 
-def run(desk: Desk, source_ids: list[str], listener: Listener | None = None) -> None:
-    """Runs the build flow in this process, with no server to set up."""
+def _feed(queue: DownloadQueue, data: str, profile: str, landed: Queue[Any]) -> None:
+    """Submits downloads as fast as manners and disk allow, in a thread of its own; then puts None, or what broke it."""
+    try:
+        while (source_id := queue.take()) is not None:
+            future = acquire.submit(data, profile, source_id)
+            future.add_done_callback(partial(_land, landed, source_id))
+        landed.put(None)
+    except BaseException as error:
+        landed.put(error)
+        raise
+
+
+def _land(landed: Queue[Any], source_id: str, future: PrefectFuture[Any]) -> None:
+    landed.put((source_id, future))
+
+
+def _next_batch(desk: Desk, queue: DownloadQueue, landed: Queue[Any]) -> list[str]:
+    """Sources whose media has come, as many as there are but at most `BATCH`; none when all have."""
+    batch: list[str] = []
+    while len(batch) < BATCH and not (batch and landed.empty()):
+        item = landed.get()
+        if item is None:
+            landed.put(None)  # for the next call
+            break
+        if isinstance(item, BaseException):
+            raise item
+        source_id, future = item
+        error = future.result(raise_on_failure=False)
+        if error is None:
+            queue.ended(source_id, desk.media_bytes(source_id))
+            batch.append(source_id)
+        elif isinstance(error, HostRests) or (isinstance(error, SourceError) and error.error_class == "throttled"):
+            queue.put_back(source_id)  # the host rests now; then this source may be the one that probes it
+        elif isinstance(error, DiskFull) and (batch or queue.landed):
+            queue.put_back(source_id, disk_full=True)
+        elif isinstance(error, SourceError):
+            queue.ended(source_id)
+        else:
+            raise error
+    return batch
+
+
+def _tell_rest(desk: Desk, held: HeldBack) -> None:
+    until = datetime.fromtimestamp(held.until).astimezone()
+    message = f"{held.host} throttles: {held.sources} sources wait until {until:%H:%M:%S}"
+    log.warning(message)
+    if desk.listener:
+        desk.listener(StageEvent("rests", "", "", message=message))
+
+
+def run(desk: Desk, listener: Listener | None = None) -> Release | None:
+    """Runs the build flow in this process, with no server to set up; gives the newest release."""
     runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=desk.profile.fetch.threads)
     data, profile = str(desk.store), desk.profile.model_dump_json()
     desk_of(data, profile).listener = listener
-    build.with_options(task_runner=runner)(data, profile, source_ids)
+    return build.with_options(task_runner=runner)(data, profile)

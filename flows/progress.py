@@ -68,7 +68,12 @@ class Progress:
         return table
 
     def _line(self, event: StageEvent) -> Text:
-        marks = {"end": ("ok", "green"), "ready": ("ready", "bold green"), "failed": (event.error_class, "yellow")}
+        marks = {
+            "end": ("ok", "green"),
+            "ready": ("ready", "bold green"),
+            "failed": (event.error_class, "yellow"),
+            "rests": ("rests", "yellow"),
+        }
         mark, style = marks[event.kind]
         took = f"{event.seconds:7.1f} s  " if event.stage else " " * 11
         line = Text.assemble((f"{mark:>11} ", style), (f"{event.stage:<7}", "cyan"), took)

@@ -29,6 +29,9 @@ AUDIOCRAFT_FILE = "state_dict.bin"
 TRANSFORMERS_FILES = ("model.safetensors", "model.safetensors.index.json")
 MUSICGEN_LICENCE = "CC-BY-NC-4.0 (MusicGen's weights, Meta)"
 
+T5_PREFIX = "t5."
+"""What the names of a T5's weights begin with in a file of `save_backbone`."""
+
 _DAMAGE = (
     KeyError, ValueError, RuntimeError, EOFError, FileNotFoundError, pickle.UnpicklingError, SafetensorError,
     yaml.YAMLError,
@@ -78,7 +81,7 @@ def load_backbone(name: str, geometry: str | Geometry) -> Backbone:
             torch.manual_seed(_seed(name))
             decoder = Decoder(wanted).eval()
         return Backbone(decoder, {}, f"random (seed {_seed(name)})", digested, weights.RANDOM_LICENCE)
-    path = _place(name)
+    path = place(name)
     licence = MUSICGEN_LICENCE if "musicgen" in name else f"that of the weights in {name}"
     try:
         if path.name == AUDIOCRAFT_FILE:
@@ -96,13 +99,32 @@ def load_backbone(name: str, geometry: str | Geometry) -> Backbone:
 
 
 def save_backbone(
-    path: Path, decoder: Decoder, projection: Mapping[str, Tensor], *, licence: str, **about: str
+    path: Path,
+    decoder: Decoder,
+    projection: Mapping[str, Tensor],
+    *,
+    licence: str,
+    t5: Mapping[str, Tensor] | None = None,
+    half: bool = False,
+    **about: str,
 ) -> None:
-    """One safetensors file, whole or not at all; geometry, licence and `about` stand in its header."""
+    """One safetensors file, whole or not at all; geometry, licence and `about` stand in its header.
+
+    Args:
+        path: of the file.
+        decoder: MusicGen's.
+        projection: as in `Backbone`.
+        licence: of all weights in the file.
+        t5: the encoder behind which the projection was trained, where it isn't a published one.
+        half: store fp16.
+        about: further words for the header.
+    """
     state = {**decoder.state_dict(), **{f"projection.{n}": w for n, w in projection.items()}}
+    state |= {f"{T5_PREFIX}{n}": w for n, w in (t5 or {}).items()}
     header = {"geometry": json.dumps(asdict(decoder.geometry)), "licence": licence, **about}
     with Store(path.parent).write(path.name) as temporary:
-        save_file({n: w.detach().cpu().contiguous() for n, w in state.items()}, temporary, header)
+        stored = {n: (w.half() if half else w).detach().cpu().contiguous() for n, w in state.items()}
+        save_file(stored, temporary, header)
 
 
 def weights_digest(name: str, geometry: str | Geometry) -> str:
@@ -113,10 +135,28 @@ def weights_digest(name: str, geometry: str | Geometry) -> str:
     """
     if name.startswith("random:"):
         return weights.digest_of_random({**asdict(_geometry(geometry)), "model_seed": _seed(name)}, "torch")
-    path = _place(name)
+    path = place(name)
     if path.name != TRANSFORMERS_FILES[1]:
         return weights.digest_of_file(path)
     return digest([weights.digest_of_file(file) for file in (path, *_shards(path))])
+
+
+def place(name: str) -> Path:
+    """The file that a name of `load_backbone` leads to.
+
+    Raises:
+        MissingWeights: it is neither on disk nor to be fetched.
+    """
+    if name.startswith("bundled:"):
+        return weights.bundled(name.removeprefix("bundled:"), BUNDLED)
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    for folder in (given, weights.folder() / name):
+        for file in (AUDIOCRAFT_FILE, *TRANSFORMERS_FILES):
+            if (folder / file).is_file():
+                return folder / file
+    return weights.from_hub(name, AUDIOCRAFT_FILE)
 
 
 def convert(state: Mapping[str, Tensor], source: Scheme, target: Scheme, geometry: Geometry) -> State:
@@ -199,27 +239,9 @@ def _seed(name: str) -> int:
     return int(seed)
 
 
-def _place(name: str) -> Path:
-    """The file that a name leads to."""
-    if name.startswith("bundled:"):
-        path = BUNDLED / f"{name.removeprefix('bundled:')}.safetensors"
-        if not path.is_file():
-            names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"
-            raise MissingWeights(f"No bundled weights {name} ({path}).", hint=f"Bundled are: {names}.")
-        return path
-    given = Path(name).expanduser()
-    if given.is_file():
-        return given
-    for folder in (given, weights.folder() / name):
-        for file in (AUDIOCRAFT_FILE, *TRANSFORMERS_FILES):
-            if (folder / file).is_file():
-                return folder / file
-    return weights.from_hub(name, AUDIOCRAFT_FILE)
-
-
 def _read_ours(path: Path) -> tuple[Geometry, State, str]:
     header = weights.header(path)
-    return Geometry(**json.loads(header["geometry"])), _read([path]), header["licence"]
+    return Geometry(**json.loads(header["geometry"])), _read([path], leave=(T5_PREFIX,)), header["licence"]
 
 
 def _read_audiocraft(path: Path) -> tuple[Geometry, State]:

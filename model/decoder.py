@@ -111,6 +111,16 @@ class Decoder(nn.Module):
         """
         T = codes.shape[-1]
         delay = delay_pattern(self.geometry.codebooks, T, codes.device)
+        mask = delay.mask
+        if padding is not None:  # a late codebook's step reads codes after its frame: those of the clip only
+            mask = mask & padding[:, delay.step.clamp(max=T - 1)]
+        x = self.hidden(codes, cross, in_attention)
+        return Output(delay.align(self.logits(x)), mask.expand(codes.shape))
+
+    def hidden(self, codes: Tensor, cross: Tensor, in_attention: Mapping[int, Tensor] | None = None) -> Tensor:
+        """[B, T, D] behind the last block, as `forward` takes its arguments: what `logits` reads, step by step."""
+        T = codes.shape[-1]
+        delay = delay_pattern(self.geometry.codebooks, T, codes.device)
         x = self.embedded(delay.build(codes, self.geometry.special)[..., :T]) + self.positions(T)
         for layer, block in enumerate(self.blocks):
             if in_attention and layer in in_attention:
@@ -120,10 +130,7 @@ class Decoder(nn.Module):
                 x = checkpoint(block, x, cross, use_reentrant=False)
             else:
                 x = block(x, cross)
-        mask = delay.mask
-        if padding is not None:  # a late codebook's step reads codes after its frame: those of the clip only
-            mask = mask & padding[:, delay.step.clamp(max=T - 1)]
-        return Output(delay.align(self.logits(x)), mask.expand(codes.shape))
+        return x
 
     def generate(self, cross: Tensor, frames: int, **options: Any) -> Tensor:
         """Codes [B, K, frames] for semantic tokens [B, N, D]; the options are `decoding.generate`'s."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model import checkpoints
 from model.settings import SemanticSettings
 from pipeline import weights
 from pipeline.errors import MissingWeights, SettingsError
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 T5_HUB = {"t5-base": "google-t5/t5-base"}
-T5_SHAPES = {  # `nano` has a token for each byte, as ByT5
+_NANO = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4, "vocab_size": 384}
+T5_SHAPES = {  # by the names in `semantic.t5`, without their kind; toy ones have a token for each byte, as ByT5
     "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "vocab_size": 32128},
-    "nano": {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4, "vocab_size": 384},
+    "nano": _NANO,
+    "backbone": _NANO,
 }
 
 
@@ -48,7 +51,8 @@ def t5_config(settings: SemanticSettings) -> T5Config:
     """The encoder's shape. Attention is eager: SDPA picks another kernel, with other last bits, for frozen weights."""
     from transformers import T5Config
 
-    shape = T5_SHAPES[settings.t5.removeprefix("random:")]
+    _, name = weights.kind_and_name(settings.t5)
+    shape = T5_SHAPES[name]
     values: dict[str, Any] = {**shape, "dropout_rate": settings.t5_dropout, "attn_implementation": "eager"}
     return T5Config(**values)
 
@@ -137,25 +141,32 @@ class Semantic(nn.Module):
         self.projector.load_state_dict(state)
 
     def tokenize(self, prompts: Sequence[str]) -> Text:
-        """Prompts -> T5 tokens on the module's device. Random weights have no vocabulary and read bytes, as ByT5."""
+        """Prompts -> T5 tokens on the module's device. All but the published T5 read bytes, as ByT5."""
         tokens = _tokenizer(self.settings)(list(prompts), padding=True, return_tensors="pt")
         device = self.manager.weight.device
         return Text(tokens["input_ids"].to(device), tokens["attention_mask"].bool().to(device))
 
 
 def read_t5(name: str) -> dict[str, Tensor]:
-    """The encoder's weights by T5EncoderModel's names, from the published checkpoint's safetensors.
+    """The encoder's weights by T5EncoderModel's names, from the published checkpoint or from a backbone's file.
+
+    Args:
+        name: a name of `T5_HUB`, or of a backbone (`checkpoints.load_backbone`) in whose file a T5 lies.
 
     Raises:
         MissingWeights: the file is neither on disk nor to be fetched, or is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    path = weights.from_hub(T5_HUB[name], "model.safetensors")
+    if name in T5_HUB:
+        path, prefix = weights.from_hub(T5_HUB[name], "model.safetensors"), ""
+    else:
+        path, prefix = checkpoints.place(name), checkpoints.T5_PREFIX
+    wanted = (f"{prefix}shared.", f"{prefix}encoder.")
     try:
         with safe_open(path, framework="pt") as file:
-            names = [n for n in file.keys() if n.startswith(("shared.", "encoder."))]  # noqa: SIM118  (not a dict)
-            state = {n: file.get_tensor(n) for n in names}
+            names = [n for n in file.keys() if n.startswith(wanted)]  # noqa: SIM118  (not a dict)
+            state = {n.removeprefix(prefix): file.get_tensor(n) for n in names}
     except SafetensorError as error:
         raise MissingWeights(f"{path} is damaged: {error}.", hint="Remove it, so that it is fetched again.") from error
     if "shared.weight" in state:
@@ -169,20 +180,26 @@ def weights_digest(settings: SemanticSettings) -> str:
     Raises:
         MissingWeights: they aren't on this machine.
     """
-    if settings.t5_from_scratch or settings.t5.startswith("random:"):
-        return weights.digest_of_random(T5_SHAPES[settings.t5.removeprefix("random:")], "torch", "transformers")
+    kind, name = weights.kind_and_name(settings.t5)
+    if settings.t5_from_scratch or kind == "random":
+        return weights.digest_of_random(T5_SHAPES[name], "torch", "transformers")
+    if kind == "bundled":
+        return weights.digest_of_file(checkpoints.place(settings.t5))
     return weights.digest_of_file(weights.from_hub(T5_HUB[settings.t5], "model.safetensors", download=False))
 
 
 def weights_id(settings: SemanticSettings) -> str:
     """What T5's weights are called in cards; says so where they are random or trained from nothing."""
-    return f"{settings.t5.removeprefix('random:')} from scratch" if settings.t5_from_scratch else settings.t5
+    _, name = weights.kind_and_name(settings.t5)
+    return f"{name} from scratch" if settings.t5_from_scratch else settings.t5
 
 
 def weights_licence(settings: SemanticSettings) -> str:
     """The licence of T5's weights."""
     if settings.t5_from_scratch or settings.t5.startswith("random:"):
         return weights.RANDOM_LICENCE
+    if settings.t5.startswith("bundled:"):
+        return weights.header(checkpoints.place(settings.t5))["licence"]
     return "Apache-2.0 (T5, Google)"
 
 
@@ -211,7 +228,7 @@ def _add_lora(t5: nn.Module, settings: SemanticSettings) -> None:
 def _tokenizer(settings: SemanticSettings) -> PreTrainedTokenizerBase:
     from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-    if settings.t5.startswith("random:") or settings.t5_from_scratch:
+    if settings.t5 not in T5_HUB or settings.t5_from_scratch:
         return ByT5Tokenizer()
     file = weights.from_hub(T5_HUB[settings.t5], "tokenizer.json")
     return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")

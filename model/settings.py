@@ -46,7 +46,7 @@ class SemanticSettings(Group):
     """Embedding manager, T5 encoder with LoRA, projector."""
 
     clip_dim: int = Field(768, ge=1, description="width of a global token: 768 before ViT-B's projection, 512 after it")
-    t5: Literal["t5-base", "random:t5-base", "random:nano"] = Field(
+    t5: Literal["t5-base", "bundled:backbone", "random:t5-base", "random:nano"] = Field(
         "t5-base", description="random:NAME has seeded random weights in the shape of NAME"
     )
     t5_precision: Literal["fp32", "bf16"] = Field("fp32", description="never fp16: T5's activations overflow it")

@@ -48,10 +48,22 @@ class FetchSettings(Group):
     max_bytes: int = operational(2 << 30, description="a larger file ends as too_large")
     max_seconds: float = operational(4 * 3600, description="a longer video ends as too_large")
     threads: int = operational(4, ge=1, description="downloads at a time")
+    per_host: int = operational(2, ge=1, description="downloads at a time from one host")
+    pause_s: tuple[float, float] = operational((0.0, 0.0), description="random pause between two starts at one host")
+    rate_limit: int | None = operational(None, description="bytes per second and download")
+    rest_s: float = operational(3600.0, description="rest of a host that throttles and doesn't say for how long")
+    most_refusals: int = operational(5, ge=1, description="sources refused in a row after which a host rests too")
+    patience_s: float = operational(4000.0, description="a build waits this long for a host that rests, then ends")
+    global_limits: bool = operational(False, description="hold Prefect's global limits too (flows/limits.py)")
+    cookies: Path | None = operational(None, description="cookie file (Netscape format); each download gets a copy")
+    proxies: Path | None = operational(None, description="file of proxy URLs, one a line; each download takes one")
     socket_timeout_s: float = operational(20.0)
     retries: int = operational(3, description="yt-dlp's own tries of one file or fragment")
-    pause_s: tuple[float, float] = operational((0.0, 0.0), description="random pause before each video, from / to")
-    rate_limit: int | None = operational(None, description="bytes per second and download")
+    wall_s: float = operational(3600.0, gt=0, description="a download that takes longer is killed")
+    stall_s: float = operational(60.0, gt=0, description="... and one that gets nowhere for so long")
+    least_rate: int = operational(1024, ge=0, description="bytes per second, over stall_s, below which it does")
+    free_bytes: int = operational(1 << 30, ge=0, description="disk space that downloads leave free")
+    budget_bytes: int = operational(50 << 30, description="media on disk for which features are still to be computed")
     keep_media: bool = operational(False, description="keep files after their features are committed")
 
 
@@ -143,6 +155,20 @@ class ReleaseSettings(Group):
     )
 
 
+class RefreshSettings(Group):
+    """What a refresh asks the sites, and what it does about the answers."""
+
+    probes: int = operational(100, ge=0, description="sources whose site is asked, without a download, in one refresh")
+    probe_days: float = operational(7.0, ge=0, description="days until the site is asked for the same source again")
+    gone: Literal["keep", "drop"] = operational("keep", description="clips of sources that are gone upstream for good")
+    most_removed: float = operational(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of sources that may leave the lists at once; more is taken for a mistake",
+    )
+
+
 class Profile(Group):
     """All settings of a build."""
 
@@ -156,10 +182,12 @@ class Profile(Group):
     vision: VisionSettings = VisionSettings()
     codec: CodecSettings = CodecSettings()
     release: ReleaseSettings = ReleaseSettings()
+    refresh: RefreshSettings = RefreshSettings()
 
     def key(self) -> dict[str, Any]:
-        """All settings that change a release, group by group."""
-        return {n: getattr(self, n).key() for n in type(self).model_fields if n != "name"}
+        """All settings that change a release, group by group; groups without any are left out."""
+        groups = {n: getattr(self, n).key() for n in type(self).model_fields if n != "name"}
+        return {n: key for n, key in groups.items() if key}
 
     def digest(self) -> str:
         """SHA-256 over `key()`."""

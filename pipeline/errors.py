@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 ErrorClass = Literal[
-    "permanent",  # gone, removed, never existed: never tried again
-    "blocked",  # refused to this client (401, 403): needs a person
-    "throttled",  # too many requests: the whole host has to wait
-    "geo",  # not offered in this region
-    "transient",  # network or server trouble: tried again later
-    "corrupt",  # came, but is damaged or cut short
-    "too_large",  # over the byte or duration limit of the profile
-    "unsupported",  # no video behind the link, a live stream, DRM, an address that is refused
-    "internal",  # a fault of ours or of a library; tried again at the next run
-]
+    "permanent", "blocked", "throttled", "geo", "transient", "corrupt", "too_large", "unsupported", "internal"
+]  # fmt: skip
 ERROR_CLASSES: tuple[ErrorClass, ...] = get_args(ErrorClass)
+LONGEST_WAIT_S = 24 * 3600.0  # between two tries of a source
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an error class means, and what follows from it; `{host}` stands for the site.
+
+    Attributes:
+        then: `never` tried again; `later`, by the first build after the wait; `host`: the whole host rests first (see
+            `pipeline.fetch.hosts`); `person`: somebody has to do something, then `dvmset retry` takes it up.
+        meaning: in words, as the beginning of the message.
+        advice: what to do.
+        wait_s: seconds until the second try; doubled for each failure in a row, up to a day.
+        tries: failures in a row after which a source waits for a person.
+    """
+
+    then: Literal["never", "later", "host", "person"]
+    meaning: str
+    advice: str
+    wait_s: float = 0.0
+    tries: int = 1
+
+
+POLICIES: dict[ErrorClass, Policy] = {
+    "permanent": Policy(  # 404, 410, 451, removed, private, account closed
+        "never", "The video is gone or was never there", "Take it off the list; it isn't tried again."
+    ),
+    "blocked": Policy(  # 401, 403, login, age, members only: once more with fresh addresses, for some expire
+        "person", "{host} refuses this machine", "Open the page in a browser: it may want a login.", 3600, 2
+    ),
+    "throttled": Policy(  # 429, 412, "confirm you're not a bot": no fault of the source, whose tries have no end
+        "host", "{host} asks for fewer requests", "Let the whole host rest, then raise fetch.pause_s.", 60, 1000
+    ),
+    "geo": Policy(
+        "person", "The video isn't offered in this region", "Take it off the list, or run where it is offered."
+    ),
+    "transient": Policy(  # 5xx, timeouts, hung or dripping downloads, what hasn't begun yet; a build tries three times
+        "later", "Trouble with the network or {host}", "It is tried again by a later run.", 300, 12
+    ),
+    "corrupt": Policy(  # came, but is damaged or cut short: once more after a day, it may have been the way
+        "later", "What came is damaged", "Play it in a browser; the site's own file may be damaged.", 24 * 3600, 2
+    ),
+    "too_large": Policy(
+        "person", "The video is over the limit", "Raise fetch.max_bytes or fetch.max_seconds, or leave it out."
+    ),
+    "unsupported": Policy(  # no video behind the link, a list, live, DRM, an address that is refused
+        "person", "No video can be had there", "Give the address of one video that plays for anybody."
+    ),
+    "internal": Policy(  # a fault of ours or of a library
+        "later", "yt-dlp can't handle the page", "Update yt-dlp: sites change, and it follows.", 3600, 6
+    ),
+}
+
+
+def due(error_class: str, failures: int, last: datetime, retry_after_s: float | None = None) -> datetime | None:
+    """When a source is to be tried again by itself; None: not before a person has had a look.
+
+    Args:
+        error_class: of its last failure.
+        failures: in a row, that one included.
+        last: when it failed.
+        retry_after_s: what the server asked for, if it did; never undercut.
+    """
+    policy = POLICIES[error_class]  # type: ignore[index]
+    if failures >= policy.tries:
+        return None
+    wait_s = min(policy.wait_s * 2 ** min(failures - 1, 20), LONGEST_WAIT_S)
+    return last + timedelta(seconds=max(wait_s, retry_after_s or 0.0))
 
 
 class DvmsetError(Exception):
@@ -33,6 +96,9 @@ class DvmsetError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), vars(self))  # its arguments may be named ones, which pickle would lose
 
 
 class SettingsError(DvmsetError):
@@ -59,5 +125,41 @@ class SourceError(DvmsetError):
         self.retry_after_s = retry_after_s
 
 
+class DiskFull(DvmsetError):
+    """No room for what was to be written; nothing that was finished is lost."""
+
+
+class HostRests(DvmsetError):
+    """A source was not asked for, because its host rests or is being probed; nothing is wrong with the source.
+
+    Args:
+        host: which one.
+        until: when it may be asked again.
+    """
+
+    def __init__(self, host: str, until: datetime) -> None:
+        super().__init__(
+            f"{host} throttles and rests until {until.astimezone():%Y-%m-%d %H:%M}.", hint="Run the command again then."
+        )
+        self.host = host
+        self.until = until
+
+
 class ShardError(DvmsetError):
     """A shard or release that is damaged, incomplete or of another schema version."""
+
+
+def failed(
+    error_class: ErrorClass, detail: str, url: str, *, hint: str = "", retry_after_s: float | None = None
+) -> SourceError:
+    """A `SourceError` in the words of its class."""
+    policy = POLICIES[error_class]
+    host = urlsplit(url).hostname or url
+    message = f"{policy.meaning.format(host=host)}: {detail} ({url})."
+    return SourceError(message, error_class, hint=hint or policy.advice, retry_after_s=retry_after_s)
+
+
+def _rebuilt(kind: type[DvmsetError], fields: dict[str, Any]) -> DvmsetError:
+    error = kind.__new__(kind, fields["message"])
+    vars(error).update(fields)
+    return error

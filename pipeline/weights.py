@@ -1,8 +1,8 @@
 """Where the models' weights lie, on this machine or on a hub, and the digests that name them. Loads no model library.
 
-A model is named `random:NAME` (seeded random numbers), `bundled:NAME` (`pipeline/nano/NAME.safetensors`), or as its
-library names it. Weights from a hub are looked for in `folder()`, then in the hub's own cache, then fetched. Only
-safetensors files are read: they hold no code.
+A model is named `random:NAME` (seeded random numbers), `bundled:NAME` (`NAME.safetensors` in `pipeline/nano`, or in
+`model/nano` for VidMusician's parts), or as its library names it. Weights from a hub are looked for in `folder()`, then
+in the hub's own cache, then fetched. Only safetensors files are read: they hold no code.
 """
 
 from __future__ import annotations
@@ -40,15 +40,20 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvmset" / "weights"
 
 
-def bundled(name: str) -> Path:
+def bundled(name: str, place: Path | None = None) -> Path:
     """The file of `bundled:NAME`.
+
+    Args:
+        name: without its ending.
+        place: the folder it lies in; None is `pipeline/nano`.
 
     Raises:
         MissingWeights: no weights of that name come with dvmset.
     """
-    path = BUNDLED / f"{name}.safetensors"
+    place = place or BUNDLED
+    path = place / f"{name}.safetensors"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in BUNDLED.glob("*.safetensors"))) or "none"
+        names = ", ".join(sorted(p.stem for p in place.glob("*.safetensors"))) or "none"
         raise MissingWeights(f"No bundled weights {name!r} ({path}).", hint=f"Bundled are: {names}.")
     return path
 

@@ -16,10 +16,11 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ class Request:
     path: str
     range: str
     at_s: float
+    headers: Mapping[str, str]
 
 
 class Site:
@@ -54,6 +56,8 @@ class Site:
         self.folder = Path(folder).resolve()
         self.requests: list[Request] = []
         self.visits: Counter[str] = Counter()  # by path, for routes that change from visit to visit
+        self.answering = self.most_at_a_time = 0
+        self.password = ""  # of members
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
@@ -110,11 +114,21 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the site keeps its own log."""
 
     def _answer(self) -> None:
-        asked = Request(self.command, self.path, self.headers.get("Range", ""), time.monotonic())
+        asked = Request(self.command, self.path, self.headers.get("Range", ""), time.monotonic(), dict(self.headers))
         with self.site.lock:
             self.site.requests.append(asked)
             self.site.visits[self.path] += 1
             visit = self.site.visits[self.path]
+            self.site.answering += 1
+            self.site.most_at_a_time = max(self.site.most_at_a_time, self.site.answering)
+        try:
+            self.answer(visit)
+        finally:
+            with self.site.lock:
+                self.site.answering -= 1
+
+    def answer(self, visit: int) -> None:
+        """Answers a request, by its route or with a file."""
         parts = urlsplit(self.path)
         path = unquote(parts.path).lstrip("/")
         first, _, rest = path.partition("/")
@@ -166,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         declared: float | None = 1.0,
         change: Callable[[bytes, int, int], bytes] | None = None,
         pause_s: float = 0.0,
+        headers: Mapping[str, str] | None = None,
     ) -> bool:
         """A file or the range of it that is asked for.
 
@@ -175,6 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             declared: the Content-Length as a share of the true one; None: no Content-Length, and no ranges.
             change: makes other bytes of a block that stands at an offset in a file of a size.
             pause_s: between blocks of 64 KiB.
+            headers: more of them.
 
         Returns:
             Whether there is such a file.
@@ -184,19 +200,19 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         size = file.stat().st_size
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        begin, end, status, headers = 0, size, 200, {"Accept_Ranges": "bytes"}
+        begin, end, status, head = 0, size, 200, {"Accept_Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if declared is None:
-            headers = {}
+            head = {}
         elif wanted:
             begin, end = int(wanted[1]), min(int(wanted[2]) + 1 if wanted[2] else size, size)
             if begin >= end:
                 self.send_text("", status=416, Content_Range=f"bytes */{size}")
                 return True
             status = 206
-            headers["Content_Range"] = f"bytes {begin}-{end - 1}/{size}"
+            head["Content_Range"] = f"bytes {begin}-{end - 1}/{size}"
         length = None if declared is None else int((end - begin) * declared)
-        self.start(status, length, kind, **headers)
+        self.start(status, length, kind, **head, **(headers or {}))
         left = int((end - begin) * share) if length is None else min(int((end - begin) * share), length)
         self.close_connection = self.close_connection or left != length
         with file.open("rb") as opened:
@@ -223,7 +239,7 @@ Route = Callable[[_Handler, str, str, int], object]
 
 def _error(handler: _Handler, rest: str, query: str, visit: int) -> None:
     status = int(rest.partition("/")[0])
-    headers = {"Retry_After": str(RETRY_AFTER_S)} if status == 429 else {}
+    headers = {"Retry_After": query or str(RETRY_AFTER_S)} if status == 429 else {}
     handler.send_text(f"Error {status}, as you asked.", status=status, **headers)
 
 
@@ -232,6 +248,40 @@ def _flaky(handler: _Handler, rest: str, query: str, visit: int) -> None:
         handler.send_text("Not now.", status=503)
     else:
         handler.send_file(rest)
+
+
+def _busy(handler: _Handler, rest: str, query: str, visit: int) -> None:
+    times, _, path = rest.partition("/")
+    with handler.site.lock:
+        handler.site.visits["busy"] += 1
+        refused = handler.site.visits["busy"] <= int(times)
+    if refused:
+        handler.send_text("Too many requests.", status=429, Retry_After=query or str(RETRY_AFTER_S))
+    else:
+        handler.send_file(path)
+
+
+def _members(handler: _Handler, rest: str, query: str, visit: int) -> None:
+    """Also gives the visitor a new cookie."""
+    if f"pass={handler.site.password}" in handler.headers.get("Cookie", ""):
+        handler.send_file(rest, headers={"Set_Cookie": "seen=yes; Path=/; Max-Age=3600"})
+    else:
+        handler.send_text("Members only.", status=403)
+
+
+def _drip(handler: _Handler, rest: str, query: str, visit: int) -> None:
+    file = handler.file(rest)
+    if file is not None:
+        handler.start(200, file.stat().st_size, "video/mp4")
+        for byte in file.read_bytes():
+            handler.write(bytes([byte]))
+            if handler.site.closing.wait(0.1):
+                break
+        handler.close_connection = True
+
+
+def _html(handler: _Handler, rest: str, query: str, visit: int) -> None:
+    handler.send_text("<!doctype html><p>Please log in.", kind="video/mp4")
 
 
 def _redirect(handler: _Handler, rest: str, query: str, visit: int) -> None:
@@ -267,7 +317,8 @@ def _page(handler: _Handler, rest: str, query: str, visit: int) -> None:
         tags = f'<meta property="og:video" content="/{rest}">'
     else:
         tags = "".join(f'<video src="/{name}"></video>' for name in names)
-    title = '<meta property="og:title" content="../../etc/passwd">'
+    words = escape(unquote(query) or "../../etc/passwd")
+    title = f'<meta property="og:title" content="{words}">'
     handler.send_text(f"<!doctype html><html><head><title>A page</title>{title}{tags}</head><body>Words.</body></html>")
 
 
@@ -303,7 +354,9 @@ def _text(handler: _Handler, rest: str, query: str, visit: int) -> None:
 
 
 ROUTES: dict[str, Route] = {
-    "err": _error,  # /err/404: that status; 429 with Retry-After
+    "err": _error,  # /err/404: that status; /err/429?5: with Retry-After: 5
+    "busy": _busy,  # /busy/3/FILE?5: 429 with Retry-After: 5 at the first 3 visits to any such path
+    "members": _members,  # /members/FILE: 403 without the cookie pass=`Site.password`
     "flaky": _flaky,  # /flaky/FILE: 503 at the first two visits
     "redirect": _redirect,  # /redirect?to=URL, /redirect/loop
     "hang": _hang,  # no answer at all
@@ -311,9 +364,11 @@ ROUTES: dict[str, Route] = {
     "truncated": lambda h, rest, q, v: h.send_file(rest, share=0.4),  # cut before the declared length
     "length": _length,  # /length/FILE: half the length declared, and sent
     "nolength": lambda h, rest, q, v: h.send_file(rest, declared=None),  # no length declared
+    "drip": _drip,  # /drip/FILE: ten bytes a second
+    "html": _html,  # /html/NAME: a page that says it is a video
     "slow": lambda h, rest, q, v: h.send_file(rest, pause_s=0.1),  # 640 KiB a second
     "flipped": lambda h, rest, q, v: h.send_file(rest, change=_flip),  # bytes damaged on the way
-    "page": _page,  # /page/FILE,FILE: HTML with these videos; /page/ without any
+    "page": _page,  # /page/FILE,FILE?TITLE: HTML with these videos; /page/ without any
     "endless": _endless,  # an HTML page without end
     "missing": _missing,  # /missing/FILE: but no file that ends on 1.ts
     "live": _live,  # /live/LIST.m3u8 without its end mark

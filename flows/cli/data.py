@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.failures import by_class, print_failures, resting_hosts
 from flows.cli.shared import (
     DataOption,
     JsonOption,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.release import Release
     from pipeline.sources import Source
 
-LISTED = 20  # sources or failures shown one by one
+LISTED = 20  # sources shown one by one
 
 
 def build(
@@ -49,35 +50,39 @@ def build(
         log_to_stderr(verbose)
         console = terminal()
         sources = _read_lists(lists, strict, console)
-        desk = _open(data, profile, overrides)
+        desk = open_desk(data, profile, overrides)
         with desk.lock():
-            new = desk.add(sources)
+            changes = desk.ledger.take_list(map(vars, sources), whole=False)
+            for url in changes.refused:
+                console.print(f"[yellow]refused[/] {url}: it was taken down", highlight=False, soft_wrap=True)
             pending = desk.pending()
             known = {row.release_id for row in desk.ledger.releases()}
             since = now()
             if pending:
                 console.print(
-                    f"{len(sources)} sources listed, {new} new, {len(pending)} to work on; data in {desk.store}"
+                    f"{len(sources)} sources listed, {changes.new} new, {len(pending)} to work on; data in {desk.store}"
                 )
                 _run_flow(desk, pending, {s.source_id: s.url for s in desk.ledger.sources()}, console, verbose)
             else:
                 console.print(
-                    f"Nothing to do: {len(sources)} sources are listed, and all are as up to date as they get."
+                    f"Nothing to do: {len(sources)} sources are listed, and all are as up to date as they get for now."
                 )
             made = desk.release()
-            _print_build(desk, since, console)
-            _print_release(made, console, new=made is not None and made.id not in known)
+            print_build(desk, since, console)
+            print_release(made, console, new=made is not None and made.id not in known)
 
 
 def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None:
     """Say where the sources and the seconds of a data folder are, and what went wrong."""
     with reported():
-        ledger = _open_ledger(data)
+        ledger = open_ledger(data)
         funnel, states, errors = ledger.funnel().as_seconds(), ledger.states(), ledger.errors()
         last = next(reversed(ledger.releases()), None)
         release = str(data / "releases" / last.release_id) if last else None
         if as_json:
-            print_json({"seconds": funnel, "states": states, "errors": errors, "release": release})
+            failures = by_class(ledger.failures(), datetime.now(UTC))
+            found = {"seconds": funnel, "states": states, "errors": errors, "release": release}
+            print_json(found | {"failures": failures, "resting": resting_hosts(ledger)})
             return
         console = terminal()
         console.print("sources  " + ", ".join(f"{n} {state}" for state, n in states.items()))
@@ -85,7 +90,7 @@ def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None
         for source in ledger.sources()[:LISTED]:
             if source.state == "ready":
                 console.print(f"{source.url}  {ledger.fate(source.source_id)}", highlight=False, soft_wrap=True)
-        _print_failures(ledger, console)
+        print_failures(ledger, console)
         if last:
             console.print(f"release  {last.clips} clips, {last.seconds:.0f} s, made {last.created_at:%Y-%m-%d %H:%M}")
             console.print(f"         {release}", highlight=False, soft_wrap=True)
@@ -98,10 +103,10 @@ def release(
 ) -> None:
     """Make a release of all clips that are ready, without fetching or computing anything."""
     with reported():
-        desk = _open(data, profile, overrides, must_exist=True)
+        desk = open_desk(data, profile, overrides, must_exist=True)
         with desk.lock():
             made = desk.release()
-            _print_release(made, terminal(), new=made is not None and made.changed)
+            print_release(made, terminal(), new=made is not None and made.changed)
 
 
 def validate(
@@ -130,16 +135,18 @@ def validate(
         raise typer.Exit(1 if report.problems else 0)
 
 
-def _open(data: Path, profile: str, overrides: list[str], *, must_exist: bool = False) -> Desk:
+def open_desk(data: Path, profile: str, overrides: list[str], *, must_exist: bool = False) -> Desk:
+    """A desk at a data folder."""
     from pipeline.config import load_profile
     from pipeline.process import Desk
 
     if must_exist:
-        _open_ledger(data).close()
+        open_ledger(data).close()
     return Desk(data, load_profile(profile, overrides))
 
 
-def _open_ledger(data: Path) -> Any:
+def open_ledger(data: Path) -> Any:
+    """The ledger of a data folder that is there."""
     from pipeline.ledger import Ledger
 
     place = data / "ledger.sqlite"
@@ -174,10 +181,11 @@ def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Co
     from flows.progress import Progress
 
     with Progress(console, {i: names[i] for i in pending}) as progress:
-        run(desk, pending, progress)
+        run(desk, progress)
 
 
-def _print_build(desk: Desk, since: datetime, console: Console) -> None:
+def print_build(desk: Desk, since: datetime, console: Console) -> None:
+    """What was done since a moment, and where the seconds are."""
     from rich.table import Table
 
     from pipeline.process import STAGES
@@ -193,25 +201,17 @@ def _print_build(desk: Desk, since: datetime, console: Console) -> None:
                 table.add_row(stage, str(count), f"{seconds:.1f}", factor)
         console.print(table)
     console.print(_funnel_table(desk.ledger.funnel().as_seconds()))
-    _print_failures(desk.ledger, console)
+    print_failures(desk.ledger, console)
 
 
-def _print_release(made: Release | None, console: Console, *, new: bool) -> None:
+def print_release(made: Release | None, console: Console, *, new: bool) -> None:
+    """Which release is the newest."""
     if made is None:
         console.print("No clip was kept, so there is no release.")
         return
     state = "new" if new else "unchanged"
     console.print(f"release  {made.id} ({state}): {made.clips} clips, {made.seconds:.1f} s")
     console.print(f"         {made.path}", highlight=False, soft_wrap=True)
-
-
-def _print_failures(ledger: Any, console: Console) -> None:
-    failures = ledger.last_errors()
-    for attempt in failures[:LISTED]:
-        url = ledger.source(attempt.source_id).url
-        console.print(f"[yellow]{attempt.error_class:>11}[/] {url}  {attempt.message}", highlight=False, soft_wrap=True)
-    if len(failures) > LISTED:
-        console.print(f"            ... and {len(failures) - LISTED} more")
 
 
 def _funnel_table(seconds: dict[str, Any]) -> Any:

@@ -1,31 +1,30 @@
 """Downloads with yt-dlp: one extraction a source, the smallest format that serves, nothing kept that isn't whole.
 
 A fetch works in a job folder of its own, which is gone afterwards, so that no other attempt's half file is ever built
-upon. Source lists are untrusted: names from the web never become paths, and every connection is vetted (`network`).
+upon, and in a process of its own, which is watched and killed when it hangs, drips or overruns (`pool`). Source lists
+are untrusted: names from the web never become paths, and every connection is vetted (`network`).
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import FetchSettings
-from pipeline.errors import SourceError
-from pipeline.media import MediaInfo, check_integrity
+from pipeline.fetch.work import Came, Order, Progress
 from pipeline.sources import Source
 from pipeline.storage import TEMPORARY, Store, file_digest
+
+if TYPE_CHECKING:
+    from pipeline.media import MediaInfo
 
 __all__ = ["Fetched", "Progress", "fetch"]
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int | None], None]  # bytes done, bytes in all where the site says
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Fetched:
         format_id: the site's name of the format, two joined by + where picture and sound came apart.
         extractor: yt-dlp's name of the site.
         webpage_url: the video's page.
+        revision: any text that changes with the media, "" where the site gives nothing to tell by.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Fetched:
     format_id: str
     extractor: str
     webpage_url: str
+    revision: str
 
 
 def fetch(source: Source, folder: Path, settings: FetchSettings, *, on_progress: Progress | None = None) -> Fetched:
@@ -65,37 +66,33 @@ def fetch(source: Source, folder: Path, settings: FetchSettings, *, on_progress:
     Args:
         source: what to fetch; always the whole video, also where the list wants a section of it.
         folder: made if need be; afterwards it holds the file and nothing else of this call.
-        settings: limits, politeness, what is refused.
+        settings: limits, and what is refused; manners towards the host are the caller's affair (`hosts`).
         on_progress: called with the bytes that have come.
 
     Raises:
         SourceError: nothing usable came; its class and message say why.
-        OSError: the disk is full or the folder can't be written.
+        OSError: the disk is full, or nearly so, or the folder can't be written.
+        DvmsetError: the cookies or proxies can't be used.
     """
-    from pipeline.fetch.client import download
-    from pipeline.fetch.failures import failed
+    from pipeline.fetch.pool import run
+    from pipeline.fetch.secrets import secrets_for
 
     folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{TEMPORARY}{source.source_id}-"
     for left in folder.glob(f"{prefix}*"):
         shutil.rmtree(left)
-    time.sleep(random.uniform(*settings.pause_s))
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as job:
-        came = download(source, Path(job), settings, on_progress)
-        try:
-            info = check_integrity(came.path, expected_s=came.expected_s)
-        except SourceError as error:
-            message = f"{error.message.rstrip('.')} ({source.url})."
-            raise SourceError(message, error.error_class, hint=error.hint) from error
-        if info.duration_ms > settings.max_seconds * 1000:
-            detail = f"it lasts {info.duration_ms / 1000:.0f} s, {settings.max_seconds:.0f} s is the limit"
-            raise failed("too_large", detail, source.url)
-        name = f"{source.source_id}.{_suffix(info)}"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as text:
+        job = Path(text)
+        secrets = secrets_for(settings, job)
+        order = Order(source, job, settings.model_copy(update={"cookies": secrets.cookies}), secrets.proxy)
+        came = run(order, secrets, on_progress)
+        assert isinstance(came, Came)
+        name = f"{source.source_id}.{_suffix(came.info)}"
         with Store(folder).write(name) as path:
             came.path.replace(path)
     path = folder / name
-    log.info("%s: fetched %s, %.1f s", source.source_id, name, info.duration_ms / 1000)
-    return Fetched(path, info, file_digest(path), path.stat().st_size, **came.page)
+    log.info("%s: fetched %s, %.1f s", source.source_id, name, came.info.duration_ms / 1000)
+    return Fetched(path, came.info, file_digest(path), path.stat().st_size, **came.page)
 
 
 def _suffix(info: MediaInfo) -> str:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import imageio_ffmpeg
-from yt_dlp import YoutubeDL
 from yt_dlp.downloader.dash import DashSegmentsFD
 from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.utils import YoutubeDLError
 
 from pipeline.config import FetchSettings
-from pipeline.errors import ErrorClass, SourceError
-from pipeline.fetch import Progress
-from pipeline.fetch.failures import KEPT_BACK, NEEDS_RUNTIME, explain, failed
+from pipeline.errors import ErrorClass, SourceError, failed
+from pipeline.fetch.failures import KEPT_BACK, NEEDS_RUNTIME, explain
 from pipeline.fetch.formats import Format, choose, container, usable
-from pipeline.fetch.network import VettedRH
+from pipeline.fetch.vetted import Vetted
+from pipeline.fetch.work import Progress
 from pipeline.sources import Source
 
-log = logging.getLogger(__name__)
-
-LARGEST_PAGE = 64 << 20  # bytes; pages and playlists are read whole into memory
 LONGEST_TEXT = 300  # characters of a title or a name
+_VALIDATORS = ("ETag", "Last-Modified", "Content-Range", "Content-Length")  # change with a file (RFC 9110, section 8.8)
 _TEXT_STARTS = (b"#EXTM3U", b"ffconcat", b"<")  # a playlist or a page; ffmpeg would follow what a playlist says
 
 
@@ -46,90 +41,88 @@ class Download:
     page: dict[str, str]
 
 
-def download(source: Source, job: Path, settings: FetchSettings, on_progress: Progress | None) -> Download:
-    """Downloads a source into the job folder.
+def download(source: Source, job: Path, settings: FetchSettings, proxy: str, on_progress: Progress | None) -> Download:
+    """Downloads a source into the job folder, through a proxy if one is given.
 
     Raises:
         SourceError: nothing came, or more than the settings allow.
         OSError: the disk is full.
     """
-    if not source.url.startswith(("http://", "https://")):
-        scheme = source.url.partition(":")[0][:20]
-        raise failed("unsupported", f"{scheme!r} addresses are refused, only http and https may be", source.url)
-    with _Client(source, job, settings, on_progress) as client:
-        try:
-            # A fragment may smuggle options into yt-dlp, and is never sent to a server anyway.
-            info = client.extract_info(source.url.partition("#")[0]) or {}
-        except YoutubeDLError as error:
-            raise explain(error, source.url, client.said.warnings) from error
+    with _Client(source, job, settings, proxy, on_progress) as client:
+        info = client.ask(download=True)
     files = [d["filepath"] for d in info.get("requested_downloads") or [] if d.get("filepath")]
     if not files or not Path(files[0]).is_file():
         raise failed("internal", "yt-dlp gave no file and no reason", source.url)
-    return Download(Path(files[0]), _expected_s(info), _page(info, client.chosen, source.url))
+    return Download(Path(files[0]), _expected_s(info), _page(info, client, source.url))
 
 
-class _Client(YoutubeDL):
+def look(source: Source, job: Path, settings: FetchSettings, proxy: str) -> dict[str, str]:
+    """What the page of a source says, the fields of `Download.page`; no media is downloaded.
+
+    Raises:
+        SourceError: it isn't to be had.
+    """
+    with _Client(source, job, settings, proxy, None) as client:
+        return _page(client.ask(download=False), client, source.url)
+
+
+class _Client(Vetted):
     """One download of one source."""
 
-    def __init__(self, source: Source, job: Path, settings: FetchSettings, on_progress: Progress | None) -> None:
+    def __init__(
+        self, source: Source, job: Path, settings: FetchSettings, proxy: str, on_progress: Progress | None
+    ) -> None:
         self.source = source
-        self.settings = settings
         self.on_progress = on_progress
         self.chosen: Sequence[Format] = ()
         self.came: dict[str, int] = {}  # bytes by file name
-        self.said = _Log(source.source_id)
+        self.validators: list[str] = []  # of the first answer: the page, or the file itself
         tags = ("html5",) if "generic" in settings.extractors else ()  # a page's <video> tags: an extractor of its own
         super().__init__(
-            {
-                "logger": self.said,
-                "quiet": True,
-                "noprogress": True,
-                "color": {"stdout": "no_color", "stderr": "no_color"},
-                "cachedir": False,
-                "allowed_extractors": [*settings.extractors, *tags],
-                "default_search": "error",
-                "noplaylist": True,
-                "geo_bypass": False,  # it would lie about where we are
-                "format": self._select,
-                "outtmpl": {"default": f"{job}/".replace("%", "%%") + f"{source.source_id}.%(ext)s"},
-                "ffmpeg_location": str(_ffmpeg_folder(job)),
-                "updatetime": False,
-                "overwrites": True,
-                "continuedl": False,
-                "concurrent_fragment_downloads": 1,
-                "skip_unavailable_fragments": False,  # else seconds go missing without a word
-                "hls_prefer_native": True,
-                "socket_timeout": settings.socket_timeout_s,
-                "retries": settings.retries,
-                "fragment_retries": settings.retries,
-                "retry_sleep_functions": {"http": _backoff_s, "fragment": _backoff_s},
-                "ratelimit": settings.rate_limit,
-            }
+            source.source_id,
+            source.url,
+            settings,
+            proxy,
+            allowed_extractors=[*settings.extractors, *tags],
+            noplaylist=True,
+            format=self._select,
+            outtmpl={"default": f"{job}/".replace("%", "%%") + f"{source.source_id}.%(ext)s"},
+            ffmpeg_location=str(_ffmpeg_folder(job)),
+            updatetime=False,
+            overwrites=True,
+            continuedl=False,
+            concurrent_fragment_downloads=1,
+            skip_unavailable_fragments=False,  # else seconds go missing without a word
+            hls_prefer_native=True,
+            retries=settings.retries,
+            fragment_retries=settings.retries,
+            retry_sleep_functions={"http": _backoff_s, "fragment": _backoff_s},
+            ratelimit=settings.rate_limit,
         )
 
-    # connections
+    def ask(self, *, download: bool) -> dict[str, Any]:
+        """yt-dlp's description of the source, after the download or instead of it.
 
-    def build_request_director(self, _handlers: Any, preferences: Any = None) -> Any:
-        """Our handler in place of all others: no ftp, no data, no websocket, no impersonation."""
-        vetted = functools.partial(VettedRH, allow_loopback=self.settings.allow_loopback)
-        return super().build_request_director([vetted], preferences)
+        Raises:
+            SourceError: nothing came, or more than the settings allow.
+            OSError: the disk is full.
+        """
+        url = self.source.url
+        if not url.startswith(("http://", "https://")):
+            raise self._failed(
+                "unsupported", f"{url.partition(':')[0][:20]!r} addresses are refused, only http and https may be"
+            )
+        try:
+            # A fragment may smuggle options into yt-dlp, and is never sent to a server anyway.
+            return self.extract_info(url.partition("#")[0], download=download) or {}
+        except YoutubeDLError as error:
+            raise explain(error, url, self.said.warnings) from error
 
     def urlopen(self, req: Any) -> Any:
-        """A response whose `read()` without a size ends at a limit."""
+        """Keeps what the first answer says of its revision."""
         response = super().urlopen(req)
-        read = response.read
-
-        def read_at_most(amount: int | None = None) -> bytes:
-            if amount is not None:
-                return bytes(read(amount))
-            body = bytearray()
-            while block := read(1 << 20):
-                body += block
-                if len(body) > LARGEST_PAGE:
-                    raise self._failed("unsupported", f"the page has more than {LARGEST_PAGE >> 20} MB")
-            return bytes(body)
-
-        response.read = read_at_most
+        if not self.validators:
+            self.validators = [str(response.headers.get(name) or "") for name in _VALIDATORS]
         return response
 
     # what is offered
@@ -213,24 +206,6 @@ class _HlsFD(HlsFD):
         return True
 
 
-class _Log:
-    """yt-dlp's words go to the standard logger; its warnings are kept, they may explain an error."""
-
-    def __init__(self, source_id: str) -> None:
-        self.source_id = source_id
-        self.warnings: list[str] = []
-
-    def debug(self, message: str) -> None:
-        log.debug("%s: %s", self.source_id, message)
-
-    def warning(self, message: str) -> None:
-        self.warnings.append(message)
-        log.debug("%s: warning: %s", self.source_id, message)
-
-    def error(self, message: str) -> None:
-        log.debug("%s: %s", self.source_id, message)  # it is raised as well
-
-
 def _ffmpeg_folder(job: Path) -> Path:
     """A folder with the bundled ffmpeg under the one name by which yt-dlp finds it."""
     folder = job / "bin"
@@ -250,17 +225,25 @@ def _expected_s(info: dict[str, Any]) -> float | None:
     return None if heard or not info.get("duration") else float(info["duration"])
 
 
-def _page(info: dict[str, Any], chosen: Sequence[Format], url: str) -> dict[str, str]:
+def _page(info: dict[str, Any], client: _Client, url: str) -> dict[str, str]:
     date = str(info.get("upload_date") or "") if info.get("extractor") != "generic" else ""  # else the file's own date
     return {
         "title": _line(info.get("title")),
         "channel": _line(info.get("channel") or info.get("uploader")),
         "license": _line(info.get("license")),
         "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdecimal() else "",
-        "format_id": "+".join(_line(f.get("format_id")) for f in chosen),
+        "format_id": "+".join(_line(f.get("format_id")) for f in client.chosen),
         "extractor": _line(info.get("extractor")),
         "webpage_url": _line(info.get("webpage_url")) or url,
+        "revision": _revision(info, client.validators),
     }
+
+
+def _revision(info: dict[str, Any], validators: Sequence[str]) -> str:
+    """What changes with the media, as far as the page tells: the file's own marks, or the length of the video."""
+    if info.get("direct"):
+        return _line(" ".join(filter(None, validators)))
+    return f"{info['duration']:.0f} s" if info.get("duration") else ""
 
 
 def _line(value: Any) -> str:

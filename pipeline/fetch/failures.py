@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import urlsplit
 
 from yt_dlp.networking.exceptions import HTTPError, NoSupportingHandlers, TransportError, UnsupportedRequest
 from yt_dlp.utils import (
@@ -22,21 +21,9 @@ from yt_dlp.utils import (
     remove_terminal_sequences,
 )
 
-from pipeline.errors import ErrorClass, SourceError
+from pipeline.errors import ErrorClass, SourceError, failed
 from pipeline.fetch.network import RefusedAddress
 
-# class: what it means; what to do
-_WORDS: dict[ErrorClass, tuple[str, str]] = {
-    "permanent": ("The video is gone or was never there", "Take it off the list; it isn't tried again."),
-    "blocked": ("{host} refuses this machine", "Open the page in a browser: it may want a login."),
-    "throttled": ("{host} asks for fewer requests", "Let the whole host rest, then raise fetch.pause_s."),
-    "geo": ("The video isn't offered in this region", "Take it off the list, or run where it is offered."),
-    "transient": ("Trouble with the network or {host}", "It is tried again at the next run."),
-    "corrupt": ("What came is damaged", "Play it in a browser; the site's own file may be damaged."),
-    "too_large": ("The video is over the limit", "Raise fetch.max_bytes or fetch.max_seconds, or leave it out."),
-    "unsupported": ("No video can be had there", "Give the address of one video that plays for anybody."),
-    "internal": ("yt-dlp can't handle the page", "Update yt-dlp: sites change, and it follows."),
-}
 NEEDS_RUNTIME = "Install Deno (2.3 or later) and update yt-dlp; `dvmset doctor` checks both."
 NEEDS_PUBLIC = "Only public addresses are fetched; fetch.allow_loopback lets this machine's own through, for tests."
 NEEDS_EXTRACTOR = "If you trust that site, add yt-dlp's name of it to fetch.extractors."
@@ -58,16 +45,6 @@ _TEXTS: tuple[tuple[ErrorClass, str], ...] = (
     ("transient", r"timed out|more expected|giving up after \d+ retries|connection (?:reset|refused|aborted|broken)"),
     ("transient", r"file is empty|did not get any data"),
 )
-
-
-def failed(
-    error_class: ErrorClass, detail: str, url: str, *, hint: str = "", retry_after_s: float | None = None
-) -> SourceError:
-    """A `SourceError` in the words of its class."""
-    meaning, advice = _WORDS[error_class]
-    host = urlsplit(url).hostname or url
-    message = f"{meaning.format(host=host)}: {detail} ({url})."
-    return SourceError(message, error_class, hint=hint or advice, retry_after_s=retry_after_s)
 
 
 def explain(error: Exception, url: str, warnings: Sequence[str] = ()) -> SourceError:

@@ -4,20 +4,53 @@ One SQLAlchemy database (SQLite in WAL mode by default, any other by URL). Times
 that sums are exact.
 """
 
-from pipeline.ledger.ledger import DUPLICATE, FAILED, PENDING, Funnel, Ledger
-from pipeline.ledger.tables import AttemptRow, ClipRow, MediaRow, ReleaseRow, SourceRow, SpanRow, now
+from pipeline.ledger.ledger import Funnel, Ledger
+from pipeline.ledger.lists import ListChanges
+from pipeline.ledger.releases import ReadyClip, Story
+from pipeline.ledger.retries import Failure, Rates
+from pipeline.ledger.tables import (
+    DUPLICATE,
+    FAILED,
+    GONE,
+    PENDING,
+    REMOVED,
+    TAKEN_DOWN,
+    AttemptRow,
+    ClipRow,
+    EventRow,
+    HostRow,
+    MediaRow,
+    ReleaseRow,
+    SourceRow,
+    SpanRow,
+    TombstoneRow,
+    UpstreamRow,
+    now,
+)
 
 __all__ = [
     "DUPLICATE",
     "FAILED",
+    "GONE",
     "PENDING",
+    "REMOVED",
+    "TAKEN_DOWN",
     "AttemptRow",
     "ClipRow",
+    "EventRow",
+    "Failure",
     "Funnel",
+    "HostRow",
     "Ledger",
+    "ListChanges",
     "MediaRow",
+    "Rates",
+    "ReadyClip",
     "ReleaseRow",
     "SourceRow",
     "SpanRow",
+    "Story",
+    "TombstoneRow",
+    "UpstreamRow",
     "now",
 ]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import create_engine, delete, event, func, select, update
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy import case, delete, func, select, update
+from sqlalchemy.orm import Session
 
-from pipeline.ledger.tables import AttemptRow, Base, ClipRow, MediaRow, ReleaseRow, SourceRow, SpanRow, now
-
-PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
-FAILED = "failed"  # ... and of those whose source broke down after it was fetched
-DUPLICATE = "duplicate"  # ... and of those that another source brought already, byte for byte
+from pipeline.ledger.hosts import HostBreakers
+from pipeline.ledger.lists import Lists
+from pipeline.ledger.releases import Releases
+from pipeline.ledger.retries import Retries
+from pipeline.ledger.tables import (
+    FAILED,
+    PENDING,
+    TAKEN_DOWN,
+    AttemptRow,
+    ClipRow,
+    MediaRow,
+    SourceRow,
+    SpanRow,
+    TombstoneRow,
+    UpstreamRow,
+    now,
+)
+from pipeline.ledger.takedowns import Takedowns
+from pipeline.ledger.upstream import Upstream
 
 
 @dataclass
@@ -35,43 +49,10 @@ class Funnel:
         }
 
 
-class Ledger:
-    """All reads and writes of the ledger; safe to use from several threads.
-
-    Args:
-        url: SQLAlchemy URL, e.g. `sqlite:////data/ledger.sqlite`.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
-        if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _use_wal)
-        Base.metadata.create_all(self.engine)
-        self.session = sessionmaker(self.engine, expire_on_commit=False)
-
-    def close(self) -> None:
-        """Gives all connections back."""
-        self.engine.dispose()
+class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
+    """All reads and writes of the ledger; safe to use from several threads."""
 
     # sources
-
-    def add_sources(self, rows: Iterable[dict[str, Any]]) -> int:
-        """Adds the sources that aren't known yet, in order, and takes over category and licence of those that are.
-
-        Returns:
-            How many are new.
-        """
-        new = 0
-        with self.session.begin() as session:
-            known = {s.source_id: s for s in session.scalars(select(SourceRow))}
-            for row in rows:
-                source = known.get(row["source_id"])
-                if source is None:
-                    session.add(SourceRow(**row))
-                    new += 1
-                elif (source.category, source.license) != (row["category"], row["license"]):
-                    source.category, source.license = row["category"], row["license"]
-        return new
 
     def source(self, source_id: str) -> SourceRow:
         """The source of that id; KeyError if there is none."""
@@ -90,7 +71,7 @@ class Ledger:
         """Ids, in list order, of sources that are not finished under `done_key` and not failed for good."""
         query = (
             select(SourceRow.source_id)
-            .where(SourceRow.done_key != done_key)
+            .where(SourceRow.done_key != done_key, SourceRow.withheld == "")
             .where((SourceRow.state != "failed") | SourceRow.error_class.in_(retry))
             .order_by(SourceRow.position)
         )
@@ -112,7 +93,16 @@ class Ledger:
         with self.session.begin() as session:
             session.add(AttemptRow(source_id=source_id, stage=stage, outcome="ok", seconds=seconds, bytes=bytes))
 
-    def fail(self, source_id: str, stage: str, error_class: str, message: str, *, seconds: float) -> None:
+    def fail(
+        self,
+        source_id: str,
+        stage: str,
+        error_class: str,
+        message: str,
+        *,
+        seconds: float,
+        retry_after_s: float | None = None,
+    ) -> None:
         """Records a stage that failed, and lays the source's fetched seconds aside as failed."""
         with self.session.begin() as session:
             session.add(
@@ -123,6 +113,7 @@ class Ledger:
                     error_class=error_class,
                     message=message,
                     seconds=seconds,
+                    retry_after_s=retry_after_s,
                 )
             )
             session.execute(
@@ -133,13 +124,17 @@ class Ledger:
             media = session.get(MediaRow, source_id)
             if media is not None:
                 _replace_spans(session, source_id, [(0, media.duration_ms, FAILED)])
+            if stage == "fetch":
+                asked = session.get(UpstreamRow, source_id) or UpstreamRow(source_id=source_id, revision="", gone="")
+                asked.checked_at = now()
+                session.add(asked)
 
     def last_errors(self) -> list[AttemptRow]:
         """For each failed source the attempt that failed it, in list order."""
         last = (
             select(func.max(AttemptRow.id))
             .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
-            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed")
+            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed", SourceRow.withheld == "")
             .group_by(AttemptRow.source_id)
         )
         query = (
@@ -185,57 +180,21 @@ class Ledger:
         with self.session() as session:
             return session.get(MediaRow, source_id)
 
-    def first_with(self, sha256: str) -> SourceRow:
-        """The first source in list order that brought media of that digest."""
+    def first_with(self, sha256: str, asking: str) -> SourceRow | None:
+        """The first source in list order that brought media of that digest.
+
+        Those that are withheld or failed don't count, but for the one that asks: its media is as good as new.
+        """
+        usable = (SourceRow.state != "failed") | (SourceRow.source_id == asking)
         query = (
             select(SourceRow)
             .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
-            .where(MediaRow.sha256 == sha256)
+            .where(MediaRow.sha256 == sha256, SourceRow.withheld == "", usable)
             .order_by(SourceRow.position)
             .limit(1)
         )
         with self.session() as session:
-            return session.scalars(query).one()
-
-    def stale(self, done_key: str) -> int:
-        """Number of ready sources that were finished under another key."""
-        query = select(func.count()).where(SourceRow.state == "ready", SourceRow.done_key != done_key)
-        with self.session() as session:
-            return int(session.scalar(query) or 0)
-
-    def first_keys(self) -> dict[str, str]:
-        """For each media digest the key of the source that brought it first in list order."""
-        query = (
-            select(MediaRow.sha256, SourceRow.key)
-            .join(SourceRow, SourceRow.source_id == MediaRow.source_id)
-            .order_by(SourceRow.position.desc())
-        )
-        with self.session() as session:
-            return dict(row.t for row in session.execute(query))  # the first in the list comes last here
-
-    def repeated(self) -> list[str]:
-        """Ids of ready sources whose media other sources brought too."""
-        twice = select(MediaRow.sha256).group_by(MediaRow.sha256).having(func.count() > 1)
-        query = (
-            select(SourceRow.source_id)
-            .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
-            .where(MediaRow.sha256.in_(twice), SourceRow.state == "ready")
-        )
-        with self.session() as session:
-            return list(session.scalars(query))
-
-    def ready_clips(self) -> Iterator[tuple[SourceRow, MediaRow, ClipRow]]:
-        """Every clip of every ready source, by clip id."""
-        query = (
-            select(SourceRow, MediaRow, ClipRow)
-            .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
-            .join(ClipRow, ClipRow.source_id == SourceRow.source_id)
-            .where(SourceRow.state == "ready")
-            .order_by(ClipRow.clip_id)
-        )
-        with self.session() as session:
-            for row in session.execute(query.execution_options(yield_per=1000)):
-                yield row.t
+            return session.scalars(query).first()
 
     def put_spans(self, source_id: str, spans: Sequence[tuple[int, int, str]], clips: Sequence[dict[str, Any]]) -> None:
         """Replaces a source's spans and clips; a clip that stays keeps the artefacts it has."""
@@ -285,50 +244,40 @@ class Ledger:
         with self.session.begin() as session:
             session.execute(update(ClipRow).where(ClipRow.clip_id == clip_id).values(**names))
 
-    # releases and sums
-
-    def put_release(self, release_id: str, digest: str, parent: str, clips: int, seconds: float) -> None:
-        """Records a release that was made; one that was made before is recorded once."""
-        with self.session.begin() as session:
-            if session.scalar(select(ReleaseRow).where(ReleaseRow.release_id == release_id)) is None:
-                row = ReleaseRow(release_id=release_id, digest=digest, parent=parent, clips=clips, seconds=seconds)
-                session.add(row)
-
-    def releases(self) -> list[ReleaseRow]:
-        """All releases, oldest first."""
-        with self.session() as session:
-            return list(session.scalars(select(ReleaseRow).order_by(ReleaseRow.number)))
+    # sums
 
     def funnel(self) -> Funnel:
-        """Seconds of all fetched media by fate."""
+        """Seconds of all fetched media by fate; what was taken down still counts, and so do withheld sources.
+
+        What is kept of a source that isn't ready is pending: it is not released yet.
+        """
+        reason = case(
+            (SourceRow.withheld != "", SourceRow.withheld),
+            ((SpanRow.reason == "") & (SourceRow.state != "ready"), PENDING),
+            else_=SpanRow.reason,
+        )
+        length = func.sum(SpanRow.end_ms - SpanRow.start_ms)
+        spans = select(reason, length).join(SourceRow, SourceRow.source_id == SpanRow.source_id).group_by(reason)
         with self.session() as session:
-            fetched = session.scalar(select(func.coalesce(func.sum(MediaRow.duration_ms), 0)))
-            length = func.sum(SpanRow.end_ms - SpanRow.start_ms)
-            by_reason = {
-                r: int(ms) for r, ms in session.execute(select(SpanRow.reason, length).group_by(SpanRow.reason))
-            }
-        return Funnel(int(fetched or 0), by_reason.pop("", 0), by_reason)
+            fetched = session.scalar(select(func.coalesce(func.sum(MediaRow.duration_ms), 0))) or 0
+            buried = session.scalar(select(func.coalesce(func.sum(TombstoneRow.duration_ms), 0))) or 0
+            by_reason = {r: int(ms) for r, ms in session.execute(spans)}
+        if buried:
+            by_reason[TAKEN_DOWN] = by_reason.get(TAKEN_DOWN, 0) + int(buried)
+        return Funnel(int(fetched) + int(buried), by_reason.pop("", 0), by_reason)
 
     def states(self) -> dict[str, int]:
-        """Number of sources by state."""
-        return self._count(SourceRow.state)
+        """Number of sources by state, withheld ones by why they are."""
+        return self._count(case((SourceRow.withheld != "", SourceRow.withheld), else_=SourceRow.state))
 
     def errors(self) -> dict[str, int]:
         """Number of failed sources by error class."""
-        return self._count(SourceRow.error_class, SourceRow.state == "failed")
+        return self._count(SourceRow.error_class, SourceRow.state == "failed", SourceRow.withheld == "")
 
     def _count(self, column: Any, *where: Any) -> dict[str, int]:
         query = select(column, func.count()).where(*where).group_by(column).order_by(column)
         with self.session() as session:
             return {str(value): int(n) for value, n in session.execute(query)}
-
-
-def _use_wal(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
 
 
 def _replace_spans(session: Session, source_id: str, spans: Sequence[tuple[int, int, str]]) -> None:

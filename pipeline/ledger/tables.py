@@ -1,4 +1,7 @@
-"""The ledger's tables. `attempts` is append-only; the others hold the present state."""
+"""The ledger's tables. `attempts` and `events` are append-only; the others hold the present state.
+
+A new column needs a default or room for NULL: older ledgers get it when they are opened (`migrate`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from typing import Any
 
 from sqlalchemy import JSON, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
+FAILED = "failed"  # ... and of those whose source broke down after it was fetched
+DUPLICATE = "duplicate"  # ... and of those that another source brought already, byte for byte
+REMOVED, GONE, TAKEN_DOWN = "removed", "gone", "taken_down"  # ... and of withheld sources; see `SourceRow`
 
 
 def now() -> datetime:
@@ -21,12 +29,16 @@ class Base(DeclarativeBase):
 
 
 class SourceRow(Base):
-    """One row of a source list. `state` is one of new, fetched, analysed, ready, failed."""
+    """One row of a source list. `state` is one of new, fetched, analysed, ready, failed.
+
+    `withheld` says why a source is neither worked on nor released, whatever its state: removed (from the list), gone
+    (upstream, where the settings drop such), taken_down (on the way out); empty for all others.
+    """
 
     __tablename__ = "sources"
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     source_id: Mapped[str] = mapped_column(unique=True, index=True)
-    key: Mapped[str]
+    key: Mapped[str] = mapped_column(index=True)
     url: Mapped[str]
     category: Mapped[str]
     start_s: Mapped[float | None]
@@ -35,11 +47,12 @@ class SourceRow(Base):
     state: Mapped[str] = mapped_column(default="new", index=True)
     error_class: Mapped[str] = mapped_column(default="")
     done_key: Mapped[str] = mapped_column(default="", index=True)
+    withheld: Mapped[str] = mapped_column(default="", index=True)
     added_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class AttemptRow(Base):
-    """One try of one stage on one source; never changed, never deleted."""
+    """One try of one stage on one source; never changed, never deleted (a takedown takes its message)."""
 
     __tablename__ = "attempts"
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -50,7 +63,47 @@ class AttemptRow(Base):
     message: Mapped[str] = mapped_column(default="")
     seconds: Mapped[float] = mapped_column(default=0.0)
     bytes: Mapped[int] = mapped_column(default=0)
+    retry_after_s: Mapped[float | None]  # what the server asked for
     at: Mapped[datetime] = mapped_column(default=now, index=True)
+
+
+class EventRow(Base):
+    """Something that happened to a source from outside; never changed, never deleted.
+
+    `kind` is one of added, relabelled, removed, restored (by a list), gone, returned, changed (upstream), taken_down.
+    """
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    source_id: Mapped[str] = mapped_column(index=True)
+    kind: Mapped[str]
+    detail: Mapped[str] = mapped_column(default="")
+    at: Mapped[datetime] = mapped_column(default=now)
+
+
+class UpstreamRow(Base):
+    """What the site said of a source when it was last asked.
+
+    `revision` is any text that changes with the media, empty if the site gives nothing to tell by; `gone` is the error
+    class with which the site refused it, empty while it is there.
+    """
+
+    __tablename__ = "upstream"
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
+    checked_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    revision: Mapped[str] = mapped_column(default="")
+    gone: Mapped[str] = mapped_column(default="", index=True)
+    gone_at: Mapped[datetime | None]
+
+
+class TombstoneRow(Base):
+    """Something that was taken down and stays out: a video by its `key`, a file by its `media` digest, a `channel`."""
+
+    __tablename__ = "tombstones"
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str] = mapped_column(primary_key=True)
+    duration_ms: Mapped[int] = mapped_column(default=0)  # of a video's media that had been fetched
+    at: Mapped[datetime] = mapped_column(default=now)
 
 
 class MediaRow(Base):
@@ -93,7 +146,7 @@ class ClipRow(Base):
 
 
 class ReleaseRow(Base):
-    """A release that was made."""
+    """A release that was made; the newest is the one of the highest number. `event`: the last event it knew of."""
 
     __tablename__ = "releases"
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -102,4 +155,32 @@ class ReleaseRow(Base):
     digest: Mapped[str]
     clips: Mapped[int]
     seconds: Mapped[float]
+    event: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class HostRow(Base):
+    """The circuit breaker of a host; times are seconds since the epoch.
+
+    `openings` in a row, 0 while it is closed; `refusals` (class `blocked`) in a row; `probed_until` is the end of a
+    probe's lease.
+    """
+
+    __tablename__ = "hosts"
+    host: Mapped[str] = mapped_column(primary_key=True)
+    rests_until: Mapped[float] = mapped_column(default=0.0)
+    openings: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[int] = mapped_column(default=0)
+    probed_until: Mapped[float] = mapped_column(default=0.0)
+
+    @property
+    def free_at(self) -> float:
+        """When the host may be asked again."""
+        return max(self.rests_until, self.probed_until)
+
+
+class LedgerRow(Base):
+    """The version of the tables; one row."""
+
+    __tablename__ = "ledger"
+    version: Mapped[int] = mapped_column(primary_key=True)

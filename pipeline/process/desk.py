@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config import Profile
-from pipeline.errors import DvmsetError, SourceError
-from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow
+from pipeline.errors import POLICIES, DvmsetError, SourceError
+from pipeline.fetch.hosts import Hosts
+from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow, now
 from pipeline.process.artefacts import STEM_RATE, Artefacts
 from pipeline.process.decide import clip_measures, decide, section
-from pipeline.process.rows import entries, spec_of
+from pipeline.process.lock import locked
+from pipeline.process.reasons import reasons_since
+from pipeline.process.rows import Entries, spec_of
 from pipeline.process.stage import Listener, StageEvent, Tally, recorded
 from pipeline.sources import Source
 from pipeline.storage import Store
 
 if TYPE_CHECKING:
+    from pipeline.fetch import Fetched
     from pipeline.media import MediaInfo
     from pipeline.release import Release
+    from pipeline.shards import Spec
 
 STAGES = ("fetch", "shots", "music", "vision", "codes")
-RETRIED = ("transient", "throttled", "internal")  # failures that the next build tries again
+RETRIED = tuple(name for name, policy in POLICIES.items() if policy.tries > 1)  # failures that are tried again
 
 
 class Desk:
@@ -46,35 +51,26 @@ class Desk:
             raise DvmsetError(f"{data} is not a local folder, so it can't hold the ledger.", hint="Give a ledger URL.")
         self.ledger = Ledger(ledger_url or f"sqlite:///{self.store.path('ledger.sqlite')}")
         self.files = Artefacts(self.store, profile)
+        self.hosts = Hosts(self.ledger, profile.fetch)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keeps a second build off the same local data folder, and clears what an interrupted one left half written.
-
-        Raises:
-            DvmsetError: another process works on it.
-        """
-        if not self.store.is_local:
-            yield
-            return
-        with Path(self.store.path(".lock")).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DvmsetError(
-                    f"Another dvmset command is at work on {self.store}.", hint="Wait until it ends, or stop it."
-                ) from error
-            self.store.sweep()
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps a second command off the same local data folder; see `locked`."""
+        return locked(self.store)
 
     def add(self, sources: Sequence[Source]) -> int:
         """Takes sources of a list into the ledger; returns how many are new."""
-        fields = ("source_id", "key", "url", "category", "start_s", "end_s", "license")
-        return self.ledger.add_sources({f: getattr(s, f) for f in fields} for s in sources)
+        return self.ledger.add_sources(map(vars, sources))
 
     def pending(self) -> list[str]:
-        """Ids of the sources with work left, in list order."""
-        return self.ledger.pending(self.files.done_key, RETRIED)
+        """Ids of the sources with work left, in list order; failed ones as soon as they are due again."""
+        at = now()
+        later = {f.source_id for f in self.ledger.failures() if f.due is None or f.due > at}
+        return [source_id for source_id in self.ledger.pending(self.files.done_key, RETRIED) if source_id not in later]
+
+    def media_bytes(self, source_id: str) -> int:
+        """Bytes of a source's media on disk, 0 if it isn't there."""
+        media = self.ledger.media(source_id)
+        return media.bytes if media is not None and self.store.exists(media.name) else 0
 
     # the three steps of a source
 
@@ -83,6 +79,7 @@ class Desk:
 
         Raises:
             SourceError: this source can't go on; recorded in the ledger.
+            HostRests: its host rests, so it was not asked for; not recorded.
         """
         source = self.ledger.source(source_id)
         media = self.ledger.media(source_id)
@@ -139,7 +136,7 @@ class Desk:
         Raises:
             DvmsetError: some clips were made under other settings, so they can't be released under these.
         """
-        from pipeline.release import make_release
+        from pipeline.release import latest_release, make_release
 
         if stale := self.ledger.stale(self.files.done_key):
             raise DvmsetError(
@@ -147,20 +144,39 @@ class Desk:
                 hint="Run `dvmset build` with these settings first, or give the settings of that build.",
             )
         self._settle_duplicates()
-        clip = next((clip for *_, clip in self.ledger.ready_clips()), None)
-        if clip is None:
+        parent = latest_release(self.store)
+        spec = self._spec(parent)
+        if spec is None:
             return None
+        before, settings = (parent.id, parent.manifest["settings"]["digest"]) if parent else ("", spec.settings)
         made = make_release(
             self.store,
-            entries(self.ledger, self.files),
-            spec=spec_of(clip, self.files),
+            Entries(self.ledger, self.files),
+            spec=spec,
             profile=self.profile,
             funnel=self.ledger.funnel().as_seconds(),
-            provenance={"sources": self.ledger.states(), "failed": self.ledger.errors()},
+            provenance={
+                "sources": self.ledger.states(),
+                "failed": self.ledger.errors(),
+                "survival": self.ledger.survival(),
+            },
+            explain=reasons_since(self.ledger, before, same_settings=settings == spec.settings),
         )
         if made.changed:
             self.ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
         return made
+
+    def _spec(self, parent: Release | None) -> Spec | None:
+        """What rows have in common: as the first clip's artefacts tell it, or the last release if no clip is left."""
+        from pipeline.shards import Shard
+
+        clip = next(iter(self.ledger.ready_clips()), None)
+        if clip is not None:
+            return spec_of(clip, self.files)
+        if parent is None:
+            return None
+        with self.store.read(f"releases/{parent.id}/{parent.manifest['shards'][0]['name']}") as path:
+            return replace(Shard(path).spec, settings=self.profile.digest())
 
     def _settle_duplicates(self) -> None:
         """Drops the clips of sources whose media an earlier source brought as well, whichever was worked on first."""
@@ -176,6 +192,7 @@ class Desk:
 
     def _fetch(self, source: SourceRow) -> MediaRow:
         from pipeline.fetch import fetch
+        from pipeline.fetch.pool import reserved
 
         asked = Source(
             source.source_id,
@@ -189,11 +206,12 @@ class Desk:
             0,
         )
         name = self.files.media(source)
-        with self._stage(source.source_id, "fetch") as tally:
+        with reserved(), self.hosts.turn(source.url), self._stage(source.source_id, "fetch") as tally:
             with self.store.write(name) as path:
                 got = fetch(asked, path.parent, self.profile.fetch)
                 got.path.replace(path)
             tally.bytes = got.bytes
+            self._refuse_taken_down(source, got)
             described = ("title", "channel", "license", "upload_date", "format_id", "extractor", "webpage_url")
             details = {f: getattr(got, f) for f in described} | {"av_offset_ms": _av_offset_ms(got.info)}
             media = {
@@ -208,8 +226,21 @@ class Desk:
                 "details": details,
             }
             self.ledger.put_media(media)
+            self.ledger.saw(source.source_id, got.revision, fetched=True)
             self.ledger.set_state(source.source_id, "fetched")
         return self._known(source.source_id)[1]
+
+    def _refuse_taken_down(self, source: SourceRow, got: Fetched) -> None:
+        """Drops a file that was taken down under another address, or is of a channel that was, and keeps this one out.
+
+        Raises:
+            SourceError: it is such a file.
+        """
+        if kind := self.ledger.tombstone(source.key, got.sha256, got.channel):
+            self.store.remove(self.files.media(source))
+            self.ledger.bury([source.key], [])
+            what = {"key": "This video", "media": "The same file", "channel": f"The channel {got.channel}"}[kind]
+            raise SourceError(f"{what} was taken down ({source.url}).", "permanent", hint="Take it off the list.")
 
     def _find_shots(self, media: MediaRow) -> None:
         from pipeline.shots import find_cuts
@@ -314,7 +345,9 @@ class Desk:
 
     def _is_duplicate(self, source: SourceRow, media: MediaRow) -> bool:
         """Whether an earlier source of the list brought the same bytes for the same section."""
-        first = self.ledger.first_with(media.sha256)
+        first = self.ledger.first_with(media.sha256, source.source_id)
+        if first is None:
+            return False
         same_section = (first.start_s, first.end_s) == (source.start_s, source.end_s)
         return first.source_id != source.source_id and same_section
 

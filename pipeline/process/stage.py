@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import DvmsetError, SourceError
+from pipeline.errors import DiskFull, DvmsetError, SourceError
 from pipeline.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+_FULL = re.compile(r"no space left|os error 28|disk is full|quota exceeded", re.I)
+
 
 @dataclass(frozen=True)
 class StageEvent:
-    """Something that happened to a source."""
+    """Something that happened to a source, or to all sources of a host that rests."""
 
-    kind: Literal["begin", "end", "failed", "ready"]
+    kind: Literal["begin", "end", "failed", "ready", "rests"]
     source_id: str
     stage: str
     seconds: float = 0.0
@@ -36,6 +39,17 @@ class Tally:
     """What a stage reports of itself."""
 
     bytes: int = 0
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a full disk; libraries in C or Rust, and SQLite, tell it by text alone."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if _FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager
@@ -55,22 +69,22 @@ def recorded(ledger: Ledger, source_id: str, stage: str, listener: Listener | No
         if listener:
             listener(event)
 
-    def fail(error_class: str, message: str) -> None:
+    def fail(error_class: str, message: str, retry_after_s: float | None = None) -> None:
         seconds = time.perf_counter() - began
-        ledger.fail(source_id, stage, error_class, message, seconds=seconds)
+        ledger.fail(source_id, stage, error_class, message, seconds=seconds, retry_after_s=retry_after_s)
         tell(StageEvent("failed", source_id, stage, seconds, error_class, message))
 
     tell(StageEvent("begin", source_id, stage))
     try:
         yield tally
     except SourceError as error:
-        fail(error.error_class, str(error))
+        fail(error.error_class, str(error), error.retry_after_s)
         raise
     except DvmsetError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DvmsetError(
+        if disk_is_full(error):
+            raise DiskFull(
                 f"The disk is full (at {stage} of {source_id}: {error}).",
                 hint="Free some space and run the same command again; nothing that was finished is lost.",
             ) from error

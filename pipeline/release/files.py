@@ -26,6 +26,7 @@ class Release:
         path: of its folder.
         digest: SHA-256 over the shards' digests and the settings'; the id is its beginning.
         changed: False if the store's newest release already was this one.
+        diff: what it changed against the release that was the newest before, as in the manifest; None if none was.
         counts: per split: clips, seconds, sources, groups, bytes, shards, categories, licenses.
     """
 
@@ -35,6 +36,7 @@ class Release:
     changed: bool
     counts: dict[str, dict[str, Any]]
     manifest: dict[str, Any]
+    diff: dict[str, Any] | None = None
 
     @property
     def clips(self) -> int:

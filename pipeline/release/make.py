@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
-from pipeline.card import render_card
 from pipeline.config import Profile, ReleaseSettings
 from pipeline.errors import ShardError
-from pipeline.release.files import (
-    CARD,
-    FOLDER,
-    LATEST,
-    Release,
-    intact,
-    is_whole,
-    latest_release,
-    publish,
-    read_release,
-    remove_leftovers,
-)
-from pipeline.release.manifest import Tally, check_funnel, make_manifest
-from pipeline.shards import SCHEMA_VERSION, SPLITS, Row, Spec, write_shard
-from pipeline.shards.validator import MANIFEST, release_digest, release_id
-from pipeline.storage import TEMPORARY, Store, digest, file_digest
+from pipeline.release.diff import Explain, unexplained
+from pipeline.release.draft import Draft
+from pipeline.release.files import Release, intact, latest_release, remove_leftovers
+from pipeline.release.manifest import check_funnel
+from pipeline.shards import SCHEMA_VERSION, SPLITS, Row, Spec
+from pipeline.storage import Store, digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +26,7 @@ class Entry:
     Attributes:
         group_id: decides on split and bucket.
         content_key: any string that changes if and only if the row changes.
-        load: gives the row; its `split` is filled in here.
+        load: gives the row; its `split` is filled in later.
     """
 
     clip_id: str
@@ -72,17 +61,20 @@ def make_release(
     profile: Profile,
     funnel: dict[str, Any],
     provenance: dict[str, Any],
+    explain: Explain = unexplained,
 ) -> Release:
     """Makes a release of the given clips, unless the newest one is just that already.
 
-    Rows are loaded one by one, bucket by bucket; of all clips only the entries are held. Nothing appears in the store
-    until all of it is there. One process at a time makes releases of a store; what a killed one left is removed.
+    A first pass over the entries tells which buckets are not as they were, and holds none of them; a second one
+    gathers those of these buckets, whose rows are loaded one by one. Nothing appears in the store until all of it is
+    there. One process at a time makes releases of a store; what a killed one left is removed.
 
     Args:
-        entries: all clips of the release, in any order.
+        entries: all clips of the release, in any order; gone through twice.
         spec: what the rows have in common; its `settings` is `profile.digest()`.
         funnel: `fetched`, `kept` and `dropped` (by reason), in seconds; for manifest and card, never for the id.
         provenance: anything JSON that says where the sources came from; `command` is shown as the way to rebuild.
+        explain: gives the reasons for what changed since the parent.
 
     Raises:
         ShardError: a clip given twice, a row that doesn't fit its entry or the schema, a funnel that doesn't add up.
@@ -91,81 +83,71 @@ def make_release(
         raise ShardError("The spec of the shards names other settings than the profile's.")
     check_funnel(funnel)
     remove_leftovers(store)
-    buckets = _sort(entries, profile.release)
     parent = latest_release(store)
     known = intact(store, parent) if parent else {}
-    keys = {name: bucket.key(spec) for name, bucket in buckets.items()}
+    keys = _keys(entries, spec, profile.release)
+    same = {name for name, key in keys.items() if name in known and known[name]["key"] == key}
     if parent and parent.manifest["settings"]["digest"] == spec.settings:
-        same = keys == {entry["name"]: entry["key"] for entry in parent.manifest["shards"]}
-        if same and known.keys() == keys.keys():
+        listed = {entry["name"] for entry in parent.manifest["shards"]}
+        if same == keys.keys() == listed:
             return replace(parent, changed=False)
 
-    stage = f"{FOLDER}/{TEMPORARY}{os.getpid()}"
-    shards, taken = [], {}
-    for name, bucket in buckets.items():
-        if parent and name in known and known[name]["key"] == keys[name]:
-            taken[name] = f"{FOLDER}/{parent.id}/{name}"
-            shards.append(known[name])
+    draft = Draft(store, parent)
+    buckets = _gather(entries, keys.keys() - same, profile.release)
+    for name, split in _places(profile.release).items():
+        if name in same:
+            draft.take(name)
         else:
-            shards.append(_write(store, f"{stage}/{name}", bucket, keys[name], spec))
-    name = release_id(release_digest((entry["sha256"] for entry in shards), spec.settings))
-    changed = parent is None or parent.id != name
-    if not is_whole(store, name):
-        before = None if parent is None else parent.id if changed else parent.manifest["parent"]
-        manifest = make_manifest(name, before, shards, spec, profile, funnel, provenance)
-        store.write_text(f"{stage}/{MANIFEST}", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        store.write_text(f"{stage}/{CARD}", render_card(manifest))
-        publish(store, stage, f"{FOLDER}/{name}", taken)
-    store.remove(stage)
-    store.write_text(LATEST, name + "\n")
-    return replace(read_release(store, name), changed=changed)
+            draft.write(name, split, keys[name], _rows(buckets.pop(name)), spec)
+    settings = {"profile": profile.name, "digest": spec.settings, "values": profile.model_dump(mode="json")}
+    return draft.publish(spec, settings, funnel, provenance, explain)
 
 
-@dataclass
-class _Bucket:
-    """The clips of one shard, in the order of their ids."""
-
-    split: str
-    entries: list[Entry] = field(default_factory=list)
-
-    def key(self, spec: Spec) -> str:
-        """SHA-256 over all that the shard's bytes come from."""
-        total = hashlib.sha256(digest([SCHEMA_VERSION, self.split, spec.to_metadata()]).encode())
-        for entry in self.entries:
-            total.update(json.dumps([entry.clip_id, entry.group_id, entry.content_key]).encode())
-        return total.hexdigest()
+def _place(group_id: str, settings: ReleaseSettings) -> str:
+    """The file that a group belongs in."""
+    split = split_of(group_id, settings)
+    buckets = settings.buckets[split]  # type: ignore[index]
+    return shard_name(split, bucket_of(group_id, buckets), buckets)
 
 
-def _sort(entries: Iterable[Entry], settings: ReleaseSettings) -> dict[str, _Bucket]:
-    """All buckets by file name, split by split, the empty ones too."""
+def _places(settings: ReleaseSettings) -> dict[str, str]:
+    """The split of each bucket's file, split by split, the empty ones too."""
     counts = {split: settings.buckets[split] for split in SPLITS}  # type: ignore[index]
-    buckets = {shard_name(s, bucket, n): _Bucket(s) for s, n in counts.items() for bucket in range(n)}
+    return {shard_name(split, bucket, n): split for split, n in counts.items() for bucket in range(n)}
+
+
+def _keys(entries: Iterable[Entry], spec: Spec, settings: ReleaseSettings) -> dict[str, str]:
+    """For each bucket's file a digest over all that its bytes come from.
+
+    The entries' digests are summed up modulo 2^256, so that their order doesn't matter and none has to be kept.
+    """
+    place = lru_cache(maxsize=1024)(partial(_place, settings=settings))
+    sums = dict.fromkeys(_places(settings), 0)
     for entry in entries:
-        split = split_of(entry.group_id, settings)
-        name = shard_name(split, bucket_of(entry.group_id, counts[split]), counts[split])
-        buckets[name].entries.append(entry)
+        text = json.dumps([entry.clip_id, entry.group_id, entry.content_key])
+        sums[place(entry.group_id)] += int.from_bytes(hashlib.sha256(text.encode()).digest())
+    common = [SCHEMA_VERSION, spec.to_metadata()]
+    return {name: digest([common, name, f"{total % 2**256:064x}"]) for name, total in sums.items()}
+
+
+def _gather(entries: Iterable[Entry], names: Set[str], settings: ReleaseSettings) -> dict[str, list[Entry]]:
+    """The entries of some buckets, in the order of their ids."""
+    place = lru_cache(maxsize=1024)(partial(_place, settings=settings))
+    buckets: dict[str, list[Entry]] = {name: [] for name in names}
+    for entry in entries:
+        if (name := place(entry.group_id)) in buckets:
+            buckets[name].append(entry)
     for bucket in buckets.values():
-        bucket.entries.sort(key=lambda entry: entry.clip_id)
+        bucket.sort(key=lambda entry: entry.clip_id)
     return buckets
 
 
-def _rows(bucket: _Bucket, tally: Tally) -> Iterator[Row]:
-    """Loads the rows of a bucket one by one, and counts them."""
-    for entry in bucket.entries:
+def _rows(bucket: Iterable[Entry]) -> Iterator[Row]:
+    """Loads the rows of a bucket one by one."""
+    for entry in bucket:
         row = entry.load()
         if (row.clip_id, row.group_id) != (entry.clip_id, entry.group_id):
             raise ShardError(
                 f"The row of clip {entry.clip_id} in group {entry.group_id} came as {row.clip_id} in {row.group_id}."
             )
-        tally.add(row)
-        yield replace(row, split=bucket.split)
-
-
-def _write(store: Store, path: str, bucket: _Bucket, key: str, spec: Spec) -> dict[str, Any]:
-    """Writes a shard and returns its entry of the manifest."""
-    tally = Tally()
-    with store.write(path) as file:
-        write_shard(file, _rows(bucket, tally), spec)
-        size, sha256 = file.stat().st_size, file_digest(file)
-    name = path.rsplit("/", 1)[-1]
-    return {"name": name, "split": bucket.split, **tally.counts(), "bytes": size, "sha256": sha256, "key": key}
+        yield row

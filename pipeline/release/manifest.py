@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Profile
 from pipeline.errors import ShardError
 from pipeline.shards import COLUMNS, SCHEMA_VERSION, SPLITS, Model, Row, Spec
 from pipeline.shards.schema import NULLABLE
@@ -33,9 +32,10 @@ def make_manifest(
     parent: str | None,
     shards: list[dict[str, Any]],
     spec: Spec,
-    profile: Profile,
+    settings: dict[str, Any],
     funnel: dict[str, Any],
     provenance: dict[str, Any],
+    diff: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """All that is to be said of a release; its `digest` is over all the rest, so that a change by hand is seen.
 
@@ -43,6 +43,8 @@ def make_manifest(
         release: its id.
         parent: id of the one before.
         shards: an entry per file: name, split, `Tally.counts`, bytes, sha256, key.
+        settings: name of the profile, digest, values.
+        diff: what changed since the parent, `Diff.summary`; None for the first release.
     """
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
@@ -54,8 +56,9 @@ def make_manifest(
         "shards": shards,
         "columns": _columns(spec),
         "models": {room: _describe(model) for room, model in spec.models.items()},
-        "settings": {"profile": profile.name, "digest": spec.settings, "values": profile.model_dump(mode="json")},
+        "settings": settings,
         "funnel": funnel,
+        "diff": diff,
         "provenance": provenance,
         "tools": _tools(),
         "git": _git(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from pipeline.sources.addresses import Unusable, canonical_key, resolve
 from pipeline.sources.files import ADDRESS, CATEGORY, END, LICENSE, START, Cells, rows
 
-__all__ = ["UNCATEGORISED", "BadRow", "Source", "canonical_key", "read_list", "source_id"]
+__all__ = ["UNCATEGORISED", "BadRow", "Source", "canonical_key", "iter_list", "read_list", "source_id"]
 
 UNCATEGORISED = "uncategorised"  # the category of a source whose list gives none
 LONGEST_CATEGORY = 40  # characters
@@ -71,9 +72,23 @@ def read_list(path: str | Path) -> tuple[list[Source], list[BadRow]]:
     Raises:
         DvmsetError: the file can't be read at all, or no column of it holds addresses.
     """
-    file = str(path)
     sources: list[Source] = []
     bad: list[BadRow] = []
+    for row in iter_list(path):
+        if isinstance(row, Source):
+            sources.append(row)
+        else:
+            bad.append(row)
+    return sources, bad
+
+
+def iter_list(path: str | Path) -> Iterator[Source | BadRow]:
+    """The same row by row; of the sources only their ids are held.
+
+    Raises:
+        DvmsetError: as `read_list`.
+    """
+    file = str(path)
     first_lines: dict[str, int] = {}
     for line, row in rows(Path(path)):
         try:
@@ -83,10 +98,10 @@ def read_list(path: str | Path) -> tuple[list[Source], list[BadRow]]:
             first = first_lines.setdefault(source.source_id, line)
             if first != line:
                 raise Unusable(f"same source as line {first}")
-            sources.append(source)
         except Unusable as error:
-            bad.append(BadRow(file, line, str(error)))
-    return sources, bad
+            yield BadRow(file, line, str(error))
+        else:
+            yield source
 
 
 def source_id(key: str, start_s: float | None = None, end_s: float | None = None) -> str:

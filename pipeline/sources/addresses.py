@@ -11,6 +11,7 @@ _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _YOUTUBE_HOST = re.compile(r"(?:www\.)?youtu\.be|(?:[a-z]+\.)?youtube(?:-nocookie)?\.com")
 _NOT_IDS = ("videoseries", "live_stream")  # eleven letters after /embed/, but a playlist and a channel's live stream
 _BILIBILI_ID = re.compile(r"[Bb][Vv]([1-9A-HJ-NP-Za-km-z]{10})")  # base 58
+_BILIBILI_NUMBER = re.compile(r"[Aa][Vv]([1-9]\d{0,15})", re.ASCII)  # how videos were called before 2020
 _BILIBILI_HOST = re.compile(r"(?:[a-z]+\.)?bilibili\.com")
 _KEY = re.compile(r"youtube:(?P<youtube>.+)|bilibili:(?P<bilibili>BV\w+)(?:\?p=(?P<part>\d{1,4}))?", re.ASCII)
 _BARE_HOST = re.compile(r"[\w-]+(?:\.[\w-]+)*\.[a-zA-Z]{2,}(?::\d+)?/", re.ASCII)
@@ -88,8 +89,11 @@ def _resolve_url(address: str) -> tuple[str, str]:
         return _youtube(_youtube_id(host, segments, values))
     if _BILIBILI_HOST.fullmatch(host):
         for candidate in (*segments, values.get("bvid", "")):
+            part = values.get("p") or values.get("page") or ""
             if _BILIBILI_ID.fullmatch(candidate):
-                return _bilibili(candidate, values.get("p") or values.get("page") or "")
+                return _bilibili(candidate, part)
+            if number := _BILIBILI_NUMBER.fullmatch(candidate):
+                return _bilibili(_bv(int(number[1])), part)
 
     place = f"[{host}]" if ":" in host else host
     if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
@@ -125,6 +129,23 @@ def _bilibili(video: str, part: str) -> tuple[str, str]:
     if re.fullmatch(r"0*[1-9]\d{0,3}", part, re.ASCII) and int(part) > 1:  # part 1 is what a bare address gives
         name += f"?p={int(part)}"
     return f"bilibili:{name}", f"https://www.bilibili.com/video/{name}"
+
+
+def _bv(number: int) -> str:
+    """The BV id of an old `av` number.
+
+    Base 58 of the number exclusive-or a key, with four digits swapped: SocialSisterYi/bilibili-API-collect,
+    docs/misc/bvid_desc.md.
+    """
+    digits = "FcwAPNKTMug3GV5Lj7EJnHpWsx4tb8haYeviqBz6rkCy12mUSDQX9RdoZf"
+    left = ((1 << 51) | number) ^ 23442827791579
+    found = [""] * 9
+    for place in reversed(range(9)):
+        left, digit = divmod(left, 58)
+        found[place] = digits[digit]
+    found[0], found[6] = found[6], found[0]
+    found[1], found[4] = found[4], found[1]
+    return "BV1" + "".join(found)
 
 
 def _percent(text: str) -> str:

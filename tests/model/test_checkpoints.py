@@ -296,7 +296,7 @@ def test_weights_that_are_nowhere_say_where_to_put_them(tmp_path, monkeypatch):
     with pytest.raises(MissingWeights, match=AUDIOCRAFT_FILE) as caught:
         load_backbone("facebook/musicgen-absent", TOY)
     assert str(tmp_path) in caught.value.hint
-    with pytest.raises(MissingWeights, match="bundled:nothing"):
+    with pytest.raises(MissingWeights, match=r"No bundled weights .nothing."):
         load_backbone("bundled:nothing", TOY)
     with pytest.raises(SettingsError, match="no seed"):
         load_backbone("random:nano", TOY)

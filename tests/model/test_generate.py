@@ -484,9 +484,16 @@ class TestCheckpoint:
             torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
 
     def test_without_a_checkpoint_it_is_said_loudly(self, untrained: Models) -> None:
-        untrained_said, random_said = untrained.caveats()
-        assert "untrained" in untrained_said
-        assert "decoder, t5, vision, codec" in random_said
+        (said,) = untrained.caveats()
+        assert "untrained" in said
+
+    def test_random_weights_are_said_loudly(self, tmp_path: Path) -> None:
+        preset, profile = tmp_path / "preset.yaml", tmp_path / "profile.yaml"
+        semantic = "semantic: {clip_dim: 192, t5: 'random:nano'}"
+        preset.write_text("decoder: {geometry: nano, weights: 'random:0'}\n" + semantic)
+        profile.write_text("vision: {model: 'random:nano', weights: ''}\ncodec: {model: 'random:nano'}")
+        *_, said = music.load(preset=str(preset), profile=str(profile)).caveats()
+        assert "decoder, t5, vision, codec" in said
 
     @pytest.mark.parametrize(
         ("asked", "changed", "said"),
@@ -502,7 +509,7 @@ class TestCheckpoint:
             (
                 {"profile": "nano"},
                 {"data_models": {"vision": {"id": "other eyes", "digest": "0"}, "codec": {"id": "c", "digest": "1"}}},
-                "vision other eyes, digest 0 in training, random:nano",
+                "vision other eyes, digest 0 in training, bundled:vision",
             ),
             (
                 {},

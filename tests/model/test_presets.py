@@ -44,9 +44,9 @@ def test_frozen_parts_have_their_published_sizes():
     )
 
 
-def test_description_says_what_is_random_and_where_the_curve_enters():
+def test_description_says_whose_weights_are_taken_and_where_the_curve_enters():
     nano = describe(load_preset("nano"), batch=2)
-    assert nano["models"] == {"decoder": "random:0", "t5": "random:nano"}
+    assert nano["models"] == {"decoder": "bundled:backbone", "t5": "bundled:backbone"}
     assert nano["injection_layers"] == [0, 1, 2, 3, 4, 5]
     assert nano["geometry"]["layers"] == 8
     medium = describe(load_preset("medium"), batch=2)

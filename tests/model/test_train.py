@@ -268,7 +268,7 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
 
 def test_validation_is_reported_beside_the_untouched_backbone(trained: Path, release: Path) -> None:
     clips = Clips(open_release(release).shards["validation"], crop_s=2, reduction="patch_distance")
-    decoder = load_backbone("random:0", "nano").decoder
+    decoder = load_backbone("bundled:backbone", "nano").decoder
     with torch.no_grad():
         outputs = [
             (loss(decoder(b.codes, torch.zeros(1, 2, 128), padding=b.valid), b.codes)[1], b.valid)
@@ -311,9 +311,9 @@ def test_a_run_describes_itself(trained: Path, release: Path) -> None:
     assert described["preset_digest"] == preset.digest()
     assert (described["stage"], described["init_from"]) == (1, None)
     assert described["release"] == {"id": release.name, "digest": open_release(release).digest, "path": str(release)}
-    assert described["models"]["decoder"]["id"] == "random (seed 0)"
+    assert described["models"]["decoder"]["id"] == "bundled:backbone"
     assert len(described["models"]["t5"]["digest"]) == 64
-    assert "random" in described["licence"] and "not trained" in described["licence"]
+    assert "bundled:backbone: Apache-2.0" in described["licence"]
     assert described["data_models"]["codec"]["id"] == "random:nano (seed 0)"
     assert described["parameters"]["trainable"] == load_model_counts()["trainable"]
     session = described["sessions"][0]

@@ -1,15 +1,18 @@
 """The ledger: append-only attempts, spans that always add up, states and what is still to be done."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import DvmsetError
 from pipeline.ledger import Ledger, now
 
 
@@ -71,6 +74,8 @@ def test_fetched_seconds_are_pending_then_judged_then_failed_and_always_add_up(l
     ledger.put_media(media("a", 10_001))
     assert ledger.funnel().as_seconds() == {"fetched": 10.001, "kept": 0.0, "dropped": {"pending": 10.001}}
     ledger.put_spans("a", [(0, 4_000, ""), (4_000, 10_001, "speech")], [clip("a", 0, 4_000)])
+    assert ledger.funnel().dropped_ms == {"pending": 4_000, "speech": 6_001}, "its features are still to come"
+    ledger.set_state("a", "ready")
     assert ledger.funnel().as_seconds() == {"fetched": 10.001, "kept": 4.0, "dropped": {"speech": 6.001}}
     ledger.fail("a", "vision", "internal", "broke", seconds=1)
     assert ledger.funnel().as_seconds() == {"fetched": 10.001, "kept": 0.0, "dropped": {"failed": 10.001}}
@@ -101,11 +106,95 @@ def test_the_first_of_the_list_owns_media_that_two_sources_brought(ledger: Ledge
     for name, sha256 in (("c", "same"), ("b", "same"), ("a", "else")):
         ledger.put_media(media(name, sha256=sha256))
         ledger.set_state(name, "ready")
-    assert ledger.first_with("same").source_id == "b"
-    assert ledger.first_keys() == {"same": "https://x/b", "else": "https://x/a"}
-    assert sorted(ledger.repeated()) == ["b", "c"]
+    assert first(ledger, "same", asking="c") == "b"
+    assert dict(ledger.first_keys()) == {"same": "https://x/b", "else": "https://x/a"}
+    assert ledger.repeated() == [], "none of them has clips"
+    ledger.put_spans("c", [(0, 10_000, "")], [clip("c", 0, 10_000)])
+    assert ledger.repeated() == ["c"]
 
 
+def test_a_source_that_failed_or_left_owns_nothing_but_is_as_good_as_new_to_itself(ledger: Ledger) -> None:
+    ledger.add_sources([source("a"), source("b"), source("c")])
+    for name in "abc":
+        ledger.put_media(media(name, sha256="same"))
+        ledger.set_state(name, "ready")
+    ledger.fail("a", "music", "internal", "broke", seconds=1)
+    assert (first(ledger, "same", asking="b"), first(ledger, "same", asking="a")) == ("b", "a")
+    ledger.take_list([source("a"), source("c")], whole=True)
+    assert first(ledger, "same", asking="c") == "c"
+
+
+def first(ledger: Ledger, sha256: str, asking: str) -> str:
+    found = ledger.first_with(sha256, asking)
+    assert found is not None
+    return found.source_id
+
+
+def test_a_list_tells_what_is_new_changed_gone_and_back(ledger: Ledger) -> None:
+    changes = ledger.take_list([source("a"), source("b"), source("c"), source("b", category="late")], whole=True)
+    assert (changes.listed, changes.new) == (3, 3)
+    changes = ledger.take_list([source("d"), source("b", license="CC0"), source("a")], whole=True)
+    assert (changes.new, changes.relabelled, changes.removed, changes.restored) == (1, 1, 1, 0)
+    assert [s.source_id for s in ledger.sources()] == ["a", "b", "c", "d"]
+    assert (ledger.source("b").license, ledger.source("b").category) == ("CC0", "promo")
+    assert ledger.states() == {"new": 3, "removed": 1}
+    assert ledger.pending("k", ()) == ["a", "b", "d"]
+    assert ledger.take_list([source("c")], whole=False).restored == 1
+    again = ledger.take_list([source(n) for n in "abcd"], whole=True)
+    assert (again.new, again.relabelled, again.removed, again.restored) == (0, 1, 0, 0)
+    assert ledger.take_list([source(n) for n in "abcd"], whole=True) == type(again)(4)
+
+
+def test_a_list_that_is_interrupted_changes_nothing(ledger: Ledger) -> None:
+    ledger.add_sources([source("a")])
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield source("b")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.take_list(rows(), whole=True)
+    assert ledger.states() == {"new": 1}
+    assert ledger.take_list([source("b")], whole=True).removed == 1
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "old.sqlite"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(FIRST_VERSION)
+    ledger = Ledger(f"sqlite:///{path}")
+    assert ledger.states() == {"ready": 1}
+    assert (ledger.releases()[0].release_id, ledger.releases()[0].event) == ("r-1", 0)
+    assert ledger.take_list([source("a", category="promo"), source("b")], whole=True).new == 1
+    ledger.close()
+    Ledger(f"sqlite:///{path}").close()
+    with closing(sqlite3.connect(path)) as new:
+        made = {row[0] for row in new.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        assert {"ix_sources_withheld", "ix_sources_key"} <= made
+        new.execute("UPDATE ledger SET version = 999")
+        new.commit()
+    with pytest.raises(DvmsetError, match="has version 999; this dvmset knows"):
+        Ledger(f"sqlite:///{path}")
+
+
+# As dvmset 0.1.0 of 2026-11-22 made them, without the tables that haven't changed.
+FIRST_VERSION = """
+CREATE TABLE sources (position INTEGER NOT NULL PRIMARY KEY, source_id VARCHAR NOT NULL, "key" VARCHAR NOT NULL,
+    url VARCHAR NOT NULL, category VARCHAR NOT NULL, start_s FLOAT, end_s FLOAT, license VARCHAR NOT NULL,
+    state VARCHAR NOT NULL, error_class VARCHAR NOT NULL, done_key VARCHAR NOT NULL, added_at DATETIME NOT NULL);
+CREATE UNIQUE INDEX ix_sources_source_id ON sources (source_id);
+CREATE TABLE attempts (id INTEGER NOT NULL PRIMARY KEY, source_id VARCHAR NOT NULL, stage VARCHAR NOT NULL,
+    outcome VARCHAR NOT NULL, error_class VARCHAR NOT NULL, message VARCHAR NOT NULL, seconds FLOAT NOT NULL,
+    bytes INTEGER NOT NULL, at DATETIME NOT NULL);
+CREATE TABLE releases (number INTEGER NOT NULL PRIMARY KEY, release_id VARCHAR NOT NULL, parent VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL, clips INTEGER NOT NULL, seconds FLOAT NOT NULL, created_at DATETIME NOT NULL);
+INSERT INTO sources VALUES (1, 'a', 'https://x/a', 'https://x/a', 'promo', NULL, NULL, '', 'ready', '', 'k',
+    '2026-11-22 10:00:00.000000');
+INSERT INTO releases VALUES (1, 'r-1', '', 'd', 1, 10.0, '2026-11-22 10:00:00.000000');
+"""
+
+
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 10**7), st.lists(st.integers(1, 99), max_size=4)), max_size=5))
 def test_the_funnel_is_exact_for_any_partition(tmp_path_factory: pytest.TempPathFactory, files: list[Any]) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.sqlite")

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from hypothesis import strategies as st
 
 from pipeline.config import Profile, ReleaseSettings
 from pipeline.errors import ShardError
-from pipeline.release import Entry, Release, bucket_of, latest_release, make, make_release, manifest, split_of
+from pipeline.release import (
+    Change,
+    Entry,
+    Release,
+    bucket_of,
+    draft,
+    latest_release,
+    make_release,
+    manifest,
+    split_of,
+)
 from pipeline.shards import Row, Shard, validate
 from pipeline.storage import Store
 from tests.rows import SPEC, assert_same_row, make_row
@@ -43,7 +54,7 @@ def release_of(store: Store, rows: list[Row], profile: Profile = PROFILE, **chan
         "funnel": FUNNEL,
         "provenance": {"command": "dvmset build list.csv --data data --profile test"},
     }
-    return make_release(store, map(entry_of, rows), **(arguments | changes))
+    return make_release(store, [entry_of(row) for row in rows], **(arguments | changes))
 
 
 def rows_of(*names: str) -> list[Row]:
@@ -132,7 +143,7 @@ def test_the_same_content_makes_no_new_release(store: Store, tmp_path: Path) -> 
 
     again = make_release(
         store,
-        map(unloadable, reversed(rows_of(*TWENTY))),
+        [unloadable(row) for row in reversed(rows_of(*TWENTY))],
         spec=dataclasses.replace(SPEC, settings=PROFILE.digest()),
         profile=PROFILE,
         funnel={"fetched": 1.0, "kept": 1.0, "dropped": {}},
@@ -189,6 +200,39 @@ def test_a_changed_row_or_setting_makes_a_new_release(store: Store) -> None:
     third = release_of(store, rows, salted)
     assert third.manifest["parent"] == second.id
     assert third.counts["train"]["clips"] != second.counts["train"]["clips"]
+
+
+def test_the_diff_tells_words_from_measurements_and_names_every_clip(store: Store) -> None:
+    rows = rows_of(*TWENTY)
+    first = release_of(store, rows)
+    assert first.diff is None and first.manifest["diff"] is None
+    same_id = {"start_ms": 0, "end_ms": 15_000}
+    words = dataclasses.replace(rows[1], category="commercial")
+    measured = make_row(TWENTY[5], **same_id, tempo_bpm=90.0)
+    assert (words.clip_id, measured.clip_id) == (rows[1].clip_id, rows[11].clip_id)
+    wanted = [*rows[2:11], measured, *rows[12:], words, *rows_of("newcomer")]
+
+    def explain(changes: Sequence[Change]) -> dict[str, str]:
+        return {change.clip_id: f"because it was {change.kind}" for change in changes if change.kind != "added"}
+
+    second = release_of(store, wanted, explain=explain)
+    counts = {
+        "added": {"clips": 2, "seconds": 30.0, "reasons": {"not stated": 2}},
+        "removed": {"clips": 1, "seconds": 15.0, "reasons": {"because it was removed": 1}},
+        "relabelled": {"clips": 1, "seconds": 15.0, "reasons": {"because it was relabelled": 1}},
+        "recomputed": {"clips": 1, "seconds": 15.0, "reasons": {"because it was recomputed": 1}},
+    }
+    assert second.diff == second.manifest["diff"] == {"parent": first.id, **counts}
+    lines = [json.loads(line) for line in files(second)["changes.jsonl"].read_text().splitlines()]
+    assert {line["clip_id"]: line["kind"] for line in lines} == {
+        rows[0].clip_id: "removed",
+        words.clip_id: "relabelled",
+        measured.clip_id: "recomputed",
+        **{row.clip_id: "added" for row in rows_of("newcomer")},
+    }
+    assert validate(second.path).ok
+    back = release_of(store, rows)
+    assert (back.id, back.diff and back.diff["parent"]) == (first.id, second.id), "against what was the newest"
 
 
 hexes = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -269,7 +313,7 @@ def test_a_run_that_dies_leaves_the_last_release_and_the_next_one_cleans_up(
             if step == "read_release":  # after the folder has its name, before `latest` points to it
                 patch.setattr(store, "remove", die)
             else:
-                patch.setattr(make, step, die)
+                patch.setattr(draft, step, die)
             with pytest.raises(KeyboardInterrupt):
                 release_of(store, wanted)
         assert id_of_latest(store) == first.id
@@ -301,7 +345,8 @@ def test_a_release_can_lie_in_another_file_system() -> None:
     first = release_of(store, rows_of(*TWENTY))
     second = release_of(store, rows_of(*TWENTY, "newcomer"))
     assert store.names("releases") == ["latest", *sorted([first.id, second.id])]
-    assert set(store.names(f"releases/{second.id}")) == {*digests(second), "manifest.json", "README.md"}
+    words = {"manifest.json", "changes.jsonl", "README.md"}
+    assert set(store.names(f"releases/{second.id}")) == {*digests(second), *words}
     assert not release_of(store, rows_of(*TWENTY, "newcomer")).changed
     store.remove(f"releases/{second.id}/train-00002-of-00004.parquet")
     assert release_of(store, rows_of(*TWENTY, "newcomer")).id == second.id

@@ -66,3 +66,15 @@ def test_a_given_file_has_to_be_there_and_harmless(tmp_path: Path):
         weights.given(str(tmp_path / "a.safetensors"))
     with pytest.raises(MissingWeights, match="not a safetensors file"):
         weights.given(str(tmp_path / "a.pt"))
+
+
+def test_bundled_weights_lie_in_the_folder_of_their_room(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "pipeline")
+    for name in ("pipeline/codec", "model/backbone"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.safetensors").touch()
+    assert weights.bundled("codec") == tmp_path / "pipeline" / "codec.safetensors"
+    assert weights.bundled("backbone", tmp_path / "model").is_file()
+    with pytest.raises(MissingWeights, match="No bundled weights 'codec'") as caught:
+        weights.bundled("codec", tmp_path / "model")
+    assert caught.value.hint == "Bundled are: backbone."

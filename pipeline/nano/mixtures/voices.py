@@ -193,9 +193,15 @@ def vocode(audio: np.ndarray, f0: np.ndarray, stretch: float, rng: np.random.Gen
     power = np.abs(spectrum) ** 2
     low = power[: int(2000 / RATE * n)].sum(0) / (power.sum(0) + 1e-9)
     voiced = np.clip((signal.medfilt(low, 5) - 0.5) * 4, 0, 1)
-    index = np.interp(
-        np.arange(0, np.sum(1 + (stretch - 1) * voiced)), np.cumsum(1 + (stretch - 1) * voiced), np.arange(len(voiced))
-    ).round().astype(int)
+    index = (
+        np.interp(
+            np.arange(0, np.sum(1 + (stretch - 1) * voiced)),
+            np.cumsum(1 + (stretch - 1) * voiced),
+            np.arange(len(voiced)),
+        )
+        .round()
+        .astype(int)
+    )
     envelope, voiced = envelope[:, index], voiced[index]
     length = min(len(f0), (len(index) - 1) * hop)
     phase = 2 * np.pi * np.cumsum(f0[:length]) / RATE + 1e-4

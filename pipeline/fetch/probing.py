@@ -1,0 +1,32 @@
+"""Asking a site for a source without downloading it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pipeline.config import FetchSettings
+from pipeline.fetch.secrets import secrets_for
+from pipeline.fetch.work import Order, Seen
+from pipeline.sources import Source
+
+
+def probe(source: Source, settings: FetchSettings) -> dict[str, str]:
+    """Whether a source could be had, and in which revision; manners towards the host are the caller's affair.
+
+    Returns:
+        The fields of `Fetched` that come from the site.
+
+    Raises:
+        SourceError: it could not; class and message say why.
+        DvmsetError: the cookies or proxies can't be used.
+    """
+    from pipeline.fetch.pool import run
+
+    with tempfile.TemporaryDirectory() as text:
+        job = Path(text)
+        secrets = secrets_for(settings, job)
+        cookies = settings.model_copy(update={"cookies": secrets.cookies})
+        seen = run(Order(source, job, cookies, secrets.proxy, look=True), secrets, None)
+        assert isinstance(seen, Seen)
+        return seen.page

@@ -1,0 +1,152 @@
+"""Attempts: which sources failed, how often in a row and when each is due again; what all of it has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import aliased
+
+from pipeline.errors import due
+from pipeline.ledger.core import Core
+from pipeline.ledger.tables import AttemptRow, MediaRow, SourceRow, TombstoneRow
+
+_PART = 500  # ids in one statement
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The present state of a source that failed.
+
+    Attributes:
+        source_id, url: of the source.
+        stage, error_class, message: of its last attempt.
+        failures: of that stage in a row, the last included.
+        at: when the last was.
+        retry_after_s: what the server asked for then, if it did.
+    """
+
+    source_id: str
+    url: str
+    stage: str
+    error_class: str
+    message: str
+    failures: int
+    at: datetime
+    retry_after_s: float | None
+
+    @property
+    def due(self) -> datetime | None:
+        """When it is tried again by itself; None: when somebody has had a look."""
+        return due(self.error_class, self.failures, self.at, self.retry_after_s)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the ledger has measured so far.
+
+    Attributes:
+        media: number of media fetched.
+        mean_seconds: of their length.
+        bytes_per_second: of their length.
+        download_bytes_per_s: bytes per second of the fetch stage.
+        real_time: by stage, seconds of work per second of media, and the number of attempts behind it.
+    """
+
+    media: int = 0
+    mean_seconds: float = 0.0
+    bytes_per_second: float = 0.0
+    download_bytes_per_s: float = 0.0
+    real_time: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+
+class Retries(Core):
+    """Failed sources, and what the attempts at all sources have cost."""
+
+    def failures(self) -> list[Failure]:
+        """All failed sources that are not withheld, in list order."""
+        last, tried, good = AttemptRow, aliased(AttemptRow), aliased(AttemptRow)
+        newest = (
+            select(func.max(AttemptRow.id))
+            .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
+            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed", SourceRow.withheld == "")
+            .group_by(AttemptRow.source_id)
+        )
+        succeeded = (
+            select(func.coalesce(func.max(good.id), 0))
+            .where(good.source_id == last.source_id, good.stage == last.stage, good.outcome == "ok")
+            .correlate(last)
+            .scalar_subquery()
+        )
+        in_a_row = (
+            select(func.count(tried.id))
+            .where(tried.source_id == last.source_id, tried.stage == last.stage, tried.outcome == "failed")
+            .where(tried.id > succeeded)
+            .correlate(last)
+            .scalar_subquery()
+        )
+        query = (
+            select(SourceRow.url, last, in_a_row)
+            .join(SourceRow, SourceRow.source_id == last.source_id)
+            .where(last.id.in_(newest))
+            .order_by(SourceRow.position)
+        )
+        with self.session() as session:
+            return [
+                Failure(
+                    a.source_id, url, a.stage, a.error_class, a.message, count, _utc(a.at), a.retry_after_s
+                )
+                for url, a, count in session.execute(query)
+            ]  # fmt: skip
+
+    def rates(self) -> Rates:
+        """Rates over all attempts that went well."""
+        well = AttemptRow.outcome == "ok"
+        worked, length = func.sum(AttemptRow.seconds), func.sum(MediaRow.duration_ms)
+        by_stage = (
+            select(AttemptRow.stage, worked, length, func.count())
+            .join(MediaRow, MediaRow.source_id == AttemptRow.source_id)
+            .where(well)
+            .group_by(AttemptRow.stage)
+        )
+        fetched = select(func.sum(AttemptRow.bytes), worked).where(well, AttemptRow.stage == "fetch")
+        with self.session() as session:
+            media, ms, size = session.execute(
+                select(func.count(), length, func.sum(MediaRow.bytes)).select_from(MediaRow)
+            ).one()
+            down, down_s = session.execute(fetched).one()
+            real_time = {stage: (s * 1000 / ms, n) for stage, s, ms, n in session.execute(by_stage) if ms}
+        if not media or not ms:
+            return Rates()
+        seconds = ms / 1000
+        return Rates(media, seconds / media, size / seconds, down / down_s if down_s else 0.0, real_time)
+
+    def buried_keys(self) -> set[str]:
+        """Keys of the videos that were taken down."""
+        with self.session() as session:
+            return set(session.scalars(select(TombstoneRow.value).where(TombstoneRow.kind == "key")))
+
+    def addresses(self, source_ids: Sequence[str]) -> dict[str, str]:
+        """URL by source id, in the order of the ids."""
+        found: dict[str, str] = {}
+        with self.session() as session:
+            for begin in range(0, len(source_ids), _PART):
+                part = SourceRow.source_id.in_(source_ids[begin : begin + _PART])
+                found |= dict(row.t for row in session.execute(select(SourceRow.source_id, SourceRow.url).where(part)))
+        return {source_id: found[source_id] for source_id in source_ids}
+
+    def reopen(self, source_ids: Sequence[str]) -> None:
+        """Lets failed sources be tried again at once; how often they failed before is not forgotten."""
+        with self.session.begin() as session:
+            for begin in range(0, len(source_ids), _PART):
+                part = SourceRow.source_id.in_(source_ids[begin : begin + _PART])
+                session.execute(
+                    update(SourceRow).where(part, SourceRow.state == "failed").values(state="new", error_class="")
+                )
+
+
+def _utc(at: datetime) -> datetime:
+    """SQLite gives times back without their zone."""
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

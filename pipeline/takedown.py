@@ -1,0 +1,163 @@
+"""Takedowns: a source leaves media, curves, features, ledger and releases, stays out for ever, and leaves a receipt.
+
+The order of the steps is such that an interrupted takedown has kept the source out already, and the same command
+finishes it: tombstones, releases, files, rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DvmsetError
+from pipeline.ledger import Ledger, MediaRow, SourceRow, now
+from pipeline.release import release_without, releases_with
+from pipeline.release.files import FOLDER
+from pipeline.sources import Source, canonical_key, iter_list
+from pipeline.storage import Store, digest
+
+RECEIPTS = "takedowns"
+_KEPT = (FOLDER, RECEIPTS)  # folders whose files are not named after a source
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants to be taken down.
+
+    Attributes:
+        source_ids, urls: videos, known by either; channel: all videos of one.
+        lists: source lists, every row of which is meant.
+    """
+
+    source_ids: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    channel: str = ""
+    lists: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to.
+
+    Attributes:
+        found: the sources it takes, with all sections and byte-for-byte copies of their videos.
+        keys: videos that are kept out, known here or not.
+        channel: kept out as well, or "".
+    """
+
+    request: Request
+    found: list[tuple[SourceRow, MediaRow | None]]
+    keys: list[str]
+    channel: str
+
+    @property
+    def source_ids(self) -> list[str]:
+        """Ids of the sources it takes."""
+        return [source.source_id for source, _ in self.found]
+
+
+def plan_takedown(ledger: Ledger, request: Request) -> Plan:
+    """Finds what a request is about; changes nothing.
+
+    Raises:
+        DvmsetError: an id that is not in the ledger, or an address or list that can't be read.
+    """
+    keys = [canonical_key(url) for url in request.urls]
+    for path in request.lists:
+        keys += [row.key for row in iter_list(path) if isinstance(row, Source)]
+    found = ledger.find(source_ids=request.source_ids, keys=keys, channel=request.channel)
+    known = {source.source_id for source, _ in found}
+    if missing := [name for name in request.source_ids if name not in known]:
+        raise DvmsetError(
+            f"There is no source {', '.join(missing)} in this ledger.", hint="Name it by --url to keep it out anyway."
+        )
+    if not (found or keys or request.channel):
+        raise DvmsetError("The request names no source.", hint="Give --source, --url, --channel or --list.")
+    return Plan(request, found, list(dict.fromkeys([*keys, *(source.key for source, _ in found)])), request.channel)
+
+
+def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[str, Any]:
+    """Does it. The data folder's lock is held.
+
+    Args:
+        purge: older releases that hold rows of the sources are deleted as a whole.
+
+    Returns:
+        The receipt, as it lies in `takedowns/`.
+
+    Raises:
+        ShardError: a shard of the newest release is missing or damaged; nothing but the tombstones is there yet.
+    """
+    ids = plan.source_ids
+    digests = [media.sha256 for _, media in plan.found if media]
+    tombstones = ledger.bury(plan.keys, digests, plan.channel)
+    before = releases_with(store, ids)
+    without = release_without(store, ids)
+    made = without.release
+    if made and made.changed:
+        ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
+    purged = before if purge else []
+    for name in purged:
+        store.remove(f"{FOLDER}/{name}")
+    files, size = _remove_files(store, ids)
+    receipt: dict[str, Any] = {
+        "at": now().isoformat(timespec="seconds"),
+        "asked": {
+            "sources": list(plan.request.source_ids),
+            "urls": list(plan.request.urls),
+            "channel": plan.request.channel,
+            "lists": [path.name for path in plan.request.lists],
+        },
+        "sources": [_describe(source, media) for source, media in plan.found],
+        "files": {"count": files, "bytes": size},
+        "release": {
+            "id": made.id if made else None,
+            "parent": made.manifest["parent"] if made else None,
+            "clips_removed": without.clips,
+            "seconds_removed": without.seconds,
+            "shards_rewritten": list(without.rewritten),
+        },
+        "older_releases": {"purged": purged, "still_hold_rows": [] if purge else before},
+        "rows": ledger.erase(ids),
+        "tombstones": [{"kind": kind, "value": value} for kind, value in tombstones],
+    }
+    receipt["digest"] = digest(receipt)
+    name = f"{RECEIPTS}/{receipt['at'].replace(':', '')[:17]}Z-{receipt['digest'][:12]}.json"
+    store.write_text(name, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
+    return {**receipt, "path": store.path(name)}
+
+
+def is_genuine(receipt: dict[str, Any]) -> bool:
+    """Whether a receipt, as read from its file, is as it was written."""
+    return receipt.get("digest") == digest({key: value for key, value in receipt.items() if key != "digest"})
+
+
+def _describe(source: SourceRow, media: MediaRow | None) -> dict[str, Any]:
+    return {
+        "source_id": source.source_id,
+        "key": source.key,
+        "url": source.url,
+        "sha256": media.sha256 if media else None,
+        "seconds": media.duration_ms / 1000 if media else 0.0,
+    }
+
+
+def _remove_files(store: Store, source_ids: Sequence[str]) -> tuple[int, int]:
+    """Removes every file that is named after one of the sources; returns how many, and their bytes."""
+    wanted = set(source_ids)
+    count = size = 0
+    for path in _files(store):
+        if path.rsplit("/", 1)[-1][:16] in wanted:
+            size += int(store.fs.size(path))
+            count += 1
+            store.fs.rm(path)
+    return count, size
+
+
+def _files(store: Store) -> Iterable[str]:
+    for folder in store.fs.ls(store.root, detail=False):
+        if store.fs.isdir(folder) and folder.rsplit("/", 1)[-1] not in _KEPT:
+            yield from store.fs.find(folder)

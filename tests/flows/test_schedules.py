@@ -1,0 +1,140 @@
+"""Schedules that really fire: server, worker and deployment as `flows/prefect.yaml` says, on this machine alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+import psutil
+import pytest
+
+import flows
+from pipeline.ledger import Ledger
+from tests.site import Site
+
+YAML = Path(flows.__file__).with_name("prefect.yaml")
+PATIENCE_S = 600
+
+
+@pytest.mark.slow
+def test_the_deployment_fires_as_documented(tmp_path: Path) -> None:
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    (tmp_path / "site").mkdir()
+    with Site(tmp_path / "site") as site, processes() as start:
+        (tmp_path / "list.csv").write_text(f"url\n{site.url('gone.mp4')}\n")
+        place = tmp_path / "prefect.yaml"
+        place.write_text(for_the_test(YAML.read_text()))
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PREFECT_SERVER_API_PORT": str(port),
+            "NO_PROXY": "127.0.0.1",
+            "PWD": str(tmp_path),  # as a shell has it
+        }
+        for line in documented(YAML.read_text()):
+            words = shlex.split(
+                line.replace("4200", str(port)).replace("/path/to/dvmset/flows/prefect.yaml", str(place))
+            )
+            if words[0] == "export":
+                environment |= dict(word.split("=", 1) for word in words[1:])
+            elif "start" in words:
+                start([word for word in words if word != "&"], environment, tmp_path)
+                if "server" in words:
+                    wait_for(lambda: ask(f"{api}/health"), "the server answers")
+            else:
+                subprocess.run(words, check=True, env=environment, cwd=tmp_path, capture_output=True)
+        limits = {limit["name"] for limit in ask(f"{api}/v2/concurrency_limits/filter", {})}
+        assert f"dvmset-127.0.0.1-{site.port}" in limits
+
+        def done() -> Any:
+            finished = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+            return [run for run in ask(f"{api}/flow_runs/filter", finished) if run["auto_scheduled"]]
+
+        runs = wait_for(done, "a scheduled run has ended")
+        assert {run["state_type"] for run in runs} == {"COMPLETED"}, runs
+        artifact = ask(f"{api}/artifacts/latest/filter", {})[0]
+        assert artifact["key"] == "dvmset-refresh"
+        assert "1 sources, 1 new" in artifact["data"]
+    ledger = Ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
+    assert ledger.errors() == {"permanent": 1}
+    ledger.close()
+    assert site.count("gone.mp4") >= 1
+
+
+def documented(text: str) -> list[str]:
+    """The commands in the head of the file, without what they say of themselves."""
+    return [line[4:].split("  #")[0].strip() for line in text.splitlines() if line.startswith("#   ")]
+
+
+def for_the_test(text: str) -> str:
+    """Often, small and on this machine; all else as it stands."""
+    changes = (
+        ('cron: "0 3 * * *", timezone: UTC', "interval: 30"),
+        ("profile: dvmset, overrides: [", "profile: nano, overrides: [fetch.allow_loopback=true, "),
+    )
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def processes() -> Iterator[Callable[[list[str], dict[str, str], Path], None]]:
+    """Starts commands beside the test, and ends them with all they have started."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str], environment: dict[str, str], folder: Path) -> None:
+        with (folder / f"{command[1]}.log").open("wb") as log:
+            started.append(
+                subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+            )
+
+    try:
+        yield start
+    finally:
+        everyone = [p for process in started for p in psutil.Process(process.pid).children(recursive=True)]
+        for process in reversed(started):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for child in everyone:  # runs are in sessions of their own
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    """JSON from Prefect's API, never through a proxy."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data, {"Content-Type": "application/json"})
+    with build_opener(ProxyHandler({})).open(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def wait_for(happens: Callable[[], Any], what: str) -> Any:
+    """What `happens` gives as soon as it gives something."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            if found := happens():
+                return found
+        time.sleep(1)
+    raise AssertionError(f"{what}: it didn't within {PATIENCE_S} s")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

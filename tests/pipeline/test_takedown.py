@@ -1,0 +1,203 @@
+"""Takedowns: what goes, what stays, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import takedown
+from pipeline.config import load_profile
+from pipeline.errors import DvmsetError
+from pipeline.process import Desk
+from pipeline.refresh import look_around
+from pipeline.shards import Shard, validate
+from pipeline.takedown import Request, is_genuine, plan_takedown, take_down
+from tests.world import Web, work
+
+PROFILE = load_profile("nano", ["refresh.probe_days=0", "release.buckets={train: 4, validation: 1, test: 1}"])
+
+
+def url(name: str) -> str:
+    return f"https://{name}.example/video.mp4"
+
+
+@pytest.fixture
+def web(monkeypatch: pytest.MonkeyPatch) -> Web:
+    web = Web({url(name): "m" * (20 + i) + "v" * 5 for i, name in enumerate("abcde")})
+    web.videos[url("copy")] = web.videos[url("b")]
+    web.channels = {url("d"): "Some Label", url("e"): "Some Label"}
+    web.replace_edges(monkeypatch)
+    return web
+
+
+@pytest.fixture
+def desk(tmp_path: Path, web: Web) -> Iterator[Desk]:
+    """A data folder with all of it."""
+    desk = Desk(tmp_path / "data", PROFILE)
+    refresh(desk, web, *"abcde", "copy")
+    yield desk
+    desk.ledger.close()
+
+
+def refresh(desk: Desk, web: Web, *names: str) -> tuple[str, ...]:
+    """Refreshes and releases; returns the addresses that were refused."""
+    listed = Path(desk.store.path("list.txt"))
+    listed.write_text("".join(f"{url(name)}\n" for name in names))
+    found = look_around(desk, [listed], probe=web.probe)
+    work(desk, found.pending)
+    desk.release()
+    return found.lists.refused
+
+
+def down(desk: Desk, *, purge: bool = False, **asked: Any) -> dict[str, Any]:
+    return take_down(desk.store, desk.ledger, plan_takedown(desk.ledger, Request(**asked)), purge=purge)
+
+
+def released(desk: Desk) -> set[str]:
+    folder = Path(desk.store.path("releases")) / desk.store.read_text("releases/latest").strip()
+    assert validate(folder).problems == ()
+    return {row["url"] for path in folder.glob("*.parquet") for row in Shard(path)}
+
+
+def id_of(desk: Desk, name: str) -> str:
+    return next(source.source_id for source in desk.ledger.sources() if source.url == url(name))
+
+
+def files_of(desk: Desk, source_id: str) -> list[Path]:
+    return [path for path in Path(desk.store.root).rglob(f"*{source_id}*") if path.is_file()]
+
+
+def test_media_features_rows_and_shard_rows_go_with_every_copy(desk: Desk) -> None:
+    b, copy = id_of(desk, "b"), id_of(desk, "copy")
+    assert files_of(desk, b)
+    before, clips = desk.ledger.funnel(), desk.ledger.clips(b)
+    receipt = down(desk, urls=(url("b"),))
+    assert files_of(desk, b) == files_of(desk, copy) == []
+    assert released(desk) == {url(name) for name in "acde"}
+    assert {source.url for source in desk.ledger.sources()} == {url(name) for name in "acde"}
+    assert desk.ledger.clips(b) == []
+    funnel = desk.ledger.funnel()
+    assert funnel.fetched_ms == before.fetched_ms == funnel.kept_ms + sum(funnel.dropped_ms.values())
+    assert funnel.dropped_ms["taken_down"] == 2 * 26_000
+    assert receipt["release"]["clips_removed"] == len(clips) == 1
+    assert receipt["release"]["seconds_removed"] == (clips[0].end_ms - clips[0].start_ms) / 1000
+    assert len(receipt["release"]["shards_rewritten"]) == 1
+    assert {source["source_id"] for source in receipt["sources"]} == {b, copy}
+    assert receipt["rows"]["clips"] == 1
+
+
+def test_the_receipt_is_as_it_was_written_or_is_known_not_to_be(desk: Desk) -> None:
+    receipt = down(desk, urls=(url("a"),))
+    written = json.loads(Path(receipt["path"]).read_text())
+    assert is_genuine(written)
+    assert written["asked"]["urls"] == [url("a")]
+    assert not is_genuine({**written, "files": {"count": 0, "bytes": 0}})
+
+
+def test_the_release_says_what_it_lost_and_untouched_shards_are_the_same(desk: Desk) -> None:
+    releases = Path(desk.store.path("releases"))
+    before = json.loads((releases / desk.store.read_text("releases/latest").strip() / "manifest.json").read_text())
+    receipt = down(desk, source_ids=(id_of(desk, "c"),))
+    manifest = json.loads((releases / receipt["release"]["id"] / "manifest.json").read_text())
+    assert manifest["parent"] == before["id"]
+    assert manifest["diff"]["removed"]["reasons"] == {"taken down": 1}
+    assert manifest["funnel"]["kept"] == sum(split["seconds"] for split in manifest["splits"].values())
+    differ = [a for a, b in zip(before["shards"], manifest["shards"], strict=True) if a["sha256"] != b["sha256"]]
+    assert [shard["name"] for shard in differ] == receipt["release"]["shards_rewritten"]
+    made_from_features = desk.release()
+    assert made_from_features and not made_from_features.changed
+
+
+def test_lists_that_bring_it_again_are_told_and_not_followed(desk: Desk, web: Web) -> None:
+    down(desk, urls=(url("a"),))
+    web.downloads.clear()
+    assert refresh(desk, web, *"abcde", "copy") == (url("a"),)
+    assert web.downloads == []
+    assert url("a") not in released(desk)
+    assert desk.add([]) == 0
+
+
+def test_the_same_file_under_another_address_is_fetched_once_and_kept_out(desk: Desk, web: Web) -> None:
+    down(desk, urls=(url("a"),))
+    web.videos[url("new")] = web.videos.pop(url("a"))
+    refresh(desk, web, *"bcde", "copy", "new")
+    assert url("new") not in released(desk)
+    assert files_of(desk, id_of(desk, "new")) == []
+    web.downloads.clear()
+    assert refresh(desk, web, *"bcde", "copy", "new") == (url("new"),)
+    assert web.downloads == []
+
+
+def test_a_channel_goes_and_whatever_comes_of_it_later(desk: Desk, web: Web) -> None:
+    receipt = down(desk, channel="some label")
+    assert {source["url"] for source in receipt["sources"]} == {url("d"), url("e")}
+    web.videos[url("later")], web.channels[url("later")] = "m" * 40, "Some Label"
+    refresh(desk, web, *"abc", "copy", "later")
+    assert released(desk) == {url(name) for name in "abc"}
+    assert files_of(desk, id_of(desk, "later")) == []
+
+
+def test_a_list_of_videos_known_or_not_is_kept_out(desk: Desk, web: Web, tmp_path: Path) -> None:
+    asked = tmp_path / "notice.txt"
+    asked.write_text(f"{url('a')}\n{url('never-seen')}\n")
+    down(desk, lists=(asked,))
+    web.videos[url("never-seen")] = "m" * 33
+    assert refresh(desk, web, *"abcde", "copy", "never-seen") == (url("a"), url("never-seen"))
+
+
+def test_older_releases_are_named_or_purged(desk: Desk, web: Web) -> None:
+    releases = Path(desk.store.path("releases"))
+    first = desk.store.read_text("releases/latest").strip()
+    receipt = down(desk, urls=(url("a"),))
+    assert receipt["older_releases"] == {"purged": [], "still_hold_rows": [first]}
+    second = receipt["release"]["id"]
+    receipt = down(desk, urls=(url("b"),), purge=True)
+    assert receipt["older_releases"] == {"purged": sorted([first, second]), "still_hold_rows": []}
+    assert [path.name for path in releases.iterdir() if path.is_dir()] == [receipt["release"]["id"]]
+    assert released(desk) == {url(name) for name in "cde"}
+
+
+def test_the_last_source_leaves_an_empty_release(tmp_path: Path, web: Web) -> None:
+    desk = Desk(tmp_path / "one", PROFILE)
+    refresh(desk, web, "a")
+    receipt = down(desk, urls=(url("a"),), purge=True)
+    assert released(desk) == set()
+    assert receipt["release"]["clips_removed"] == 1
+
+
+@pytest.mark.parametrize("step", ["releases_with", "release_without", "_remove_files"])
+def test_one_that_is_interrupted_keeps_the_source_out_and_is_finished_by_the_next(
+    desk: Desk, web: Web, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = id_of(desk, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(takedown, step, Raises(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            down(desk, urls=(url("a"),))
+    refresh(desk, web, *"abcde", "copy")
+    assert url("a") not in released(desk)
+    down(desk, urls=(url("a"),))
+    assert files_of(desk, a) == []
+    assert a not in {source.source_id for source in desk.ledger.sources()}
+
+
+def test_what_is_not_here_is_said(desk: Desk) -> None:
+    with pytest.raises(DvmsetError, match="no source 0123456789abcdef"):
+        plan_takedown(desk.ledger, Request(source_ids=("0123456789abcdef",)))
+    with pytest.raises(DvmsetError, match="names no source"):
+        plan_takedown(desk.ledger, Request())
+
+
+class Raises:
+    """A function that raises."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Raises."""
+        raise self.error

@@ -5,7 +5,8 @@
 A first run renders its material (about two minutes). Training goes on from the checkpoint beside `--out` if there is
 one, stops when the minutes are used up, writes the weights and prints the held-out table. `--evaluate` prints the
 table of weights that are there; `--page FOLDER` writes a page with held-out originals beside reconstructions. The
-weights file holds the averaged weights as float16 and, in its header, the `geometry` as JSON.
+weights file holds the averaged weights as float16 and, in its header, the `geometry` as JSON. With glibc, set the
+`MALLOC_` variables that `data_cards/nano.md` names: without them half of the time goes into page faults.
 """
 
 from __future__ import annotations

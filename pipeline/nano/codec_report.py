@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -156,12 +155,13 @@ def write_page(model: Any, clips: Sequence[tuple[str, np.ndarray]], folder: Path
             cells.append(f'<td><audio controls preload="none" src="{file}"></audio></td>')
         rows.append(f"<tr><th>{html.escape(caption)}</th>{''.join(cells)}</tr>")
     heads = "".join(f"<th>{k} codebook{'s' * (k > 1)}</th>" for k in counts)
-    shape = html.escape(json.dumps({"parameters": sum(p.numel() for p in model.parameters())}))
+    parameters = sum(p.numel() for p in model.parameters())
     page = folder / "index.html"
     page.write_text(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>The nano codec</title>'
         "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.3em .6em;text-align:left}audio{width:15em}</style>"
-        f"<h1>The nano codec</h1><p>Held-out originals beside reconstructions; 50 frames a second. {shape}</p>"
+        "<h1>The nano codec</h1>"
+        f"<p>Held-out originals beside reconstructions; 50 frames a second; {parameters:,} parameters.</p>"
         f"<table><tr><th></th><th>original</th>{heads}</tr>{''.join(rows)}</table></html>\n",
         encoding="utf-8",
     )

@@ -1,8 +1,8 @@
 """Trains the nano vision tower: a small CLIP image tower whose tokens say what is where, and its curves when it is cut.
 
-    python -m pipeline.nano.vision --minutes 25 --out pipeline/nano/vision.safetensors
+    python -m pipeline.nano.vision --minutes 30 --out pipeline/nano/vision.safetensors
 
-A first run decodes its material and asks the teacher (`footage`; about five minutes). Training goes on from the
+A first run decodes its material and asks the teacher (`footage`; two minutes of CPU time). Training goes on from the
 checkpoint beside `--out` if there is one, stops when the minutes are used up, writes the weights and prints the
 held-out table. `--evaluate` prints the table of weights that are there. The weights file holds the averaged weights
 as float16 and, in its header, the tower's geometry and licence, as `pipeline.vision.load_vision` wants them.
@@ -82,7 +82,7 @@ class Student(torch.nn.Module):
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=25.0, help="training time in all, over all runs")
+    parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over all runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".safetensors"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,7 +2,7 @@
 
 *Retrieval*: one picture a second; how well the pictures of the same shot, or those of the other shots of the same
 scene, rank among all others by the cosine of their [CLS] tokens (mean average precision). In the second reading of
-`shot` the query is mirrored, cut to 70 %, and darker. EfficientNet-Lite0, the teacher, is the ceiling to aim at.
+`shot` the query is mirrored, cut to 70 %, and darker. The teacher, EfficientNet-Lite0, is given beside.
 
 *Cuts*: twelve made edits of 20 s, pieces of held-out shots in random order, and the film as it is. A threshold over
 `patch_distance` is set so that one frame in 750 (30 s) that is no cut exceeds it; recall is the share of cuts over it.

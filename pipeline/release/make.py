@@ -77,8 +77,11 @@ def make_release(
         explain: gives the reasons for what changed since the parent.
 
     Raises:
+        ValueError: the entries are an iterator, which can be gone through only once.
         ShardError: a clip given twice, a row that doesn't fit its entry or the schema, a funnel that doesn't add up.
     """
+    if iter(entries) is entries:
+        raise ValueError("entries are gone through twice: give a collection, no iterator")
     if spec.settings != profile.digest():
         raise ShardError("The spec of the shards names other settings than the profile's.")
     check_funnel(funnel)

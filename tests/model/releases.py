@@ -36,7 +36,7 @@ def release_of(data: Path, rows: Sequence[Row], spec: Spec = NANO) -> Path:
 
     made = make_release(
         Store(data),
-        map(entry_of, rows),
+        [entry_of(row) for row in rows],
         spec=dataclasses.replace(spec, settings=PROFILE.digest()),
         profile=PROFILE,
         funnel={"fetched": 1.0, "kept": 1.0, "dropped": {}},

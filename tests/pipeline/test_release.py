@@ -84,6 +84,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "data")
 
 
+def test_entries_that_can_be_gone_through_only_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gone through twice"):
+        make_release(
+            Store(tmp_path), iter(()), spec=SPEC, profile=PROFILE, funnel=dict(FUNNEL), provenance={}
+        )  # fmt: skip
+
+
 def test_a_release_holds_every_clip_once_sorted_and_validates(store: Store) -> None:
     rows = rows_of(*TWENTY)
     release = release_of(store, rows)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from model.settings import Preset, preset_of
-from pipeline.errors import SettingsError
+from pipeline.errors import DvmsetError, SettingsError
 from pipeline.storage import TEMPORARY, Store, file_digest
 
 FORMAT = 1
@@ -149,7 +149,21 @@ def newest(run: Path) -> Checkpoint:
 
 
 def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
-    """Writes a checkpoint, whole or not at all, and removes old ones; one of the same step is left as it is."""
+    """Writes a checkpoint, whole or not at all, and removes old ones; one of the same step is left as it is.
+
+    Raises:
+        DvmsetError: it can't be written, for instance because the disk is full; the one before it is whole.
+    """
+    try:
+        return _save(run, position, weights, optimizer)
+    except (OSError, SafetensorError) as error:
+        raise DvmsetError(
+            f"The checkpoint of step {position.step} can't be written into {run}: {error}.",
+            hint="The one before it, if any, is whole: make room, then go on with --resume.",
+        ) from error
+
+
+def _save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
     folder = run / "checkpoints"
     target = folder / f"{position.step:08d}"
     if not target.exists():

@@ -150,12 +150,20 @@ def digest_of_random(geometry: Mapping[str, Any], *libraries: str) -> str:
 
 
 def device(setting: str) -> str:
-    """The torch device meant by a `device` setting: `auto` is CUDA where there is one, else the CPU."""
-    if setting != "auto":
+    """The torch device meant by a `device` setting: `auto` is CUDA where there is one, else the CPU.
+
+    Raises:
+        SettingsError: CUDA is asked for and isn't there.
+    """
+    if setting != "auto" and not setting.startswith("cuda"):
         return setting
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda" if setting == "auto" else setting
+    if setting != "auto":
+        raise SettingsError(f"This machine has no GPU that torch can use for {setting!r}.", hint="Use auto or cpu.")
+    return "cpu"
 
 
 @lru_cache(maxsize=16)

@@ -74,6 +74,8 @@ def generate(
             raise SettingsError("--batch takes no VIDEO and no --plot.", hint="Give one or the other.")
         if out is None or (batch is None and video is None):
             raise SettingsError("There has to be a VIDEO, or --batch DIR, and -o.", hint="See dvmset generate --help.")
+        if plot is not None and not plot.absolute().parent.is_dir():
+            raise DvmsetError(f"{plot} can't be written: there is no folder {plot.parent}.", hint="Make it first.")
         places = _in_folder(batch, out, ".wav" if audio_only else ".mp4") if batch else [(video or Path(), out)]
         if batch and not force:
             places = _left(places, console)

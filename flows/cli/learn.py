@@ -209,6 +209,9 @@ def _train_both(
     from model.settings import load_preset
 
     load_preset(preset, overrides, ablation=ablation)  # says at once what can't be used
+    with terminal().status("opening the release ..."):
+        from model.data import open_release
+    open_release(release)
     quieten_prefect(verbose)
     with terminal().status("starting Prefect ..."):
         from flows.train import train as flow

@@ -93,6 +93,7 @@ def test_a_folder_of_videos_is_done_but_for_what_is_bad_or_there(tmp_path: Path)
         (["-o", "out", "--batch", "empty"], "empty has no videos"),
         (["-o", "videos", "--batch", "videos"], "The music can't go to videos"),
         (["-o", "there.mp4/out", "--batch", "videos"], "there.mp4/out can't be made"),
+        (["a.mp4", "-o", "b.mp4", "--plot", "nowhere/b.png"], "nowhere/b.png can't be written: there is no folder"),
         (["-o", "out", "--batch", "twins"], "a.mkv and a.mp4 would become one file"),
     ],
 )

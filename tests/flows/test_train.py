@@ -51,6 +51,7 @@ def test_model_is_readable() -> None:
         (["r-1", "--preset", "nano", "--out", "x", "--init-from", "y"], "--init-from begins one stage"),
         (["r-1", "--preset", "nano", "--out", "x", "--stage", "2"], "Stage 2 goes on from a stage 1"),
         (["r-1", "--preset", "nano", "--out", "x", "--stage", "1"], "r-1 is not a release"),
+        (["r-1", "--preset", "nano", "--out", "x"], "r-1 is not a release"),
         (["r-1", "--preset", "nano", "--out", "x", "--set", "train.lrate=1"], "train.lrate"),
         (["r-1", "--resume", "x"], "x is not a training run"),
         (["r-1", "--resume", "x", "--out", "y"], "A run goes on in its own folder"),

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from model import runs
 from model.runs import Position
-from pipeline.errors import SettingsError
+from pipeline.errors import DvmsetError, SettingsError
 
 WEIGHTS = {"a.weight": torch.randn(3, 4), "b": torch.randn(5, 2).t()}  # b is not contiguous
 OPTIMIZER = {"a.weight/exp_avg": torch.randn(3, 4), "a.weight/step": torch.tensor(7.0)}
@@ -61,6 +62,20 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path, monke
         assert_same(runs.newest(tmp_path).weights(), WEIGHTS)
     runs.save(tmp_path, Position(3), WEIGHTS, OPTIMIZER)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["00000001", "00000003"]
+
+
+def test_a_disk_that_is_full_is_one_clear_error_and_the_checkpoint_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.save(tmp_path, Position(1), WEIGHTS, OPTIMIZER)
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(runs, "save_file", full)
+    with pytest.raises(DvmsetError, match=r"The checkpoint of step 2 can't be written.*No space left"):
+        runs.save(tmp_path, Position(2), WEIGHTS, OPTIMIZER)
+    assert runs.newest(tmp_path).position.step == 1
 
 
 def test_a_step_that_is_saved_already_is_left_as_it_is(tmp_path: Path) -> None:

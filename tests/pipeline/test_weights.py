@@ -45,6 +45,15 @@ def test_a_damaged_header_is_missing_weights(tmp_path: Path, content: bytes):
         weights.header(path)
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (weights.device("auto"), weights.device("cpu")) == ("cpu", "cpu")
+    with pytest.raises(SettingsError, match="no GPU that torch can use for 'cuda:1'"):
+        weights.device("cuda:1")
+
+
 def test_a_digest_follows_the_file(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"one")

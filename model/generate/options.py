@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,12 +42,15 @@ class Options:
     def __post_init__(self) -> None:
         checks = {
             "seed": 0 <= self.seed < 2**63,
-            "temperature": self.temperature > 0,
+            "guidance": math.isfinite(self.guidance),
+            "guidance_rhythm": self.guidance_rhythm is None or math.isfinite(self.guidance_rhythm),
+            "temperature": 0 < self.temperature < math.inf,
             "top_k": self.top_k >= 0,
         }
         if wrong := [f"{name} {getattr(self, name)}" for name, good in checks.items() if not good]:
             raise SettingsError(
-                f"Can't generate with {', '.join(wrong)}.", hint="Take a seed and top_k from 0, a temperature above 0."
+                f"Can't generate with {', '.join(wrong)}.",
+                hint="Take a seed and top_k from 0, a temperature above 0, a guidance around 3.",
             )
 
     def drawing(self) -> dict[str, Any]:

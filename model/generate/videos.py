@@ -136,7 +136,7 @@ def generate_batch(
         except DvmsetError as error:
             yield task, error
     window_s = models.musician.preset.train.crop_s
-    if any(seconds > window_s for seconds, _ in checked):
+    if options.prompt_s is not None:
         prompt_seconds(window_s, options.prompt_s)
     checked.sort(key=lambda pair: pair[0])
     for first in range(0, len(checked), batch):

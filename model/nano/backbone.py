@@ -11,12 +11,11 @@ preset.
 
 from __future__ import annotations
 
-import argparse
 import math
-import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from transformers import ByT5Tokenizer, T5EncoderModel
 
@@ -35,7 +33,7 @@ from model.semantic import Text, read_t5, t5_config
 from model.settings import SemanticSettings
 from pipeline.codec import load_codec
 from pipeline.config import CodecSettings
-from pipeline.storage import Store
+from pipeline.nano import training
 
 LICENCE = "Apache-2.0"
 GEOMETRY = "nano"
@@ -45,7 +43,7 @@ CROPS = ((10, 4, 0.7), (20, 2, 0.15), (30, 2, 0.15))
 """Seconds of a crop, crops in a step, and how often: longer ones keep late positions in training."""
 NULL_SHARE = 0.2
 """Of captions replaced by the null condition, so that guidance has something to lead away from."""
-RATE_MAX, RATE_MIN, WARM_UP, DECAY = 2e-3, 4e-5, 100, 0.05
+RATES, WARM_UP, DECAY = (2e-3, 4e-5), 100, 0.05
 TABLES = 4.0
 """The code tables start larger than audiocraft's by this factor, and learn faster: each row is met seldom, and beside
 the positions, whose rows have a length of 8, one of length 1 is hardly seen in a run this short."""
@@ -109,14 +107,9 @@ class Captioned(nn.Module):
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=35.0, help="training time in all, over all runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".safetensors"))
+    parser = training.options(__doc__ or "", __file__, minutes=35.0)
     parser.add_argument("--codec", default="bundled:codec", help="as in a profile's codec.model")
     parser.add_argument("--songs", type=int, default=TRAIN, help="how many to train on")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="don't train; print the tables of the weights in --out")
     parser.add_argument("--samples", type=Path, metavar="FOLDER", help="don't train; write sounds of the weights there")
     options = parser.parse_args()
     from model.nano import held_out
@@ -153,56 +146,32 @@ def train(
     """Cross-entropy, mean of the codebooks; AdamW under a cosine over the minutes.
 
     Matrix products and attention run in bfloat16 (three times as fast on a CPU that has it); weights stay float32.
-    Each thread takes its share of the batch through the model alone and meets the others once a step: on a busy machine
-    that is twice as fast as threads that meet at each operation.
     """
     torch.manual_seed(seed)
     model = Captioned().train()
-    optimiser = torch.optim.AdamW(_groups(model), lr=RATE_MAX, betas=(0.9, 0.95), fused=True)
-    step, spent, losses = 0, 0.0, deque[np.ndarray](maxlen=100)
-    checkpoint = out.with_suffix(".checkpoint.pt")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-        console.print(f"going on from step {step}, {spent / 60:.1f} minutes in")
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(_groups(model), lr=RATES[0], betas=(0.9, 0.95), fused=True)
     watched = batch_of(held_out, [(i, 0) for i in range(min(8, len(held_out.codes)))], 10 * FRAME_RATE)
 
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": spent}
-        with Store(out.parent).write(checkpoint.name) as path:
-            torch.save(state, path)
-        model.write(out, codec)
+    def aside() -> str:
         with torch.no_grad():
-            aside = " ".join(f"{loss:.3f}" for loss in model(watched).tolist())
-        inside = " ".join(f"{loss:.3f}" for loss in np.mean(losses, axis=0)) if losses else "-"
-        console.print(f"step {step}, {spent / 60:.1f} min, loss {inside}, held out {aside}")
+            return ", held out " + " ".join(f"{loss:.3f}" for loss in model(watched).tolist())
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads) as pool:
-        bar = progress.add_task("training", total=minutes * 60, completed=int(spent))
-        began, saved = time.monotonic() - spent, time.monotonic()
-        while spent < minutes * 60:
-            share = spent / (minutes * 60)
-            rate = RATE_MIN + (RATE_MAX - RATE_MIN) * (1 + math.cos(math.pi * share)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP) * group["faster"]
-            shares = _split(training_batch(learned, seed, step), threads)
-            results = list(pool.map(lambda batch: _gradients(model, batch), shares))
-            for i, parameter in enumerate(model.parameters()):
-                parameter.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            losses.append(np.mean([loss for loss, _ in results], axis=0))
-            spent = time.monotonic() - began
-            progress.update(bar, completed=spent, description=f"step {step}  loss {np.mean(losses):.3f}")
-            if time.monotonic() - saved > 120:
-                saved = time.monotonic()
-                save()
-    save()
-    console.print(f"{step} steps in {spent / 60:.1f} minutes -> {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    with ThreadPoolExecutor(threads) as pool:
+        training.fit(
+            out,
+            model,
+            optimiser,
+            training.Schedule(minutes, RATES, WARM_UP, clip=1.0),
+            console,
+            batches=lambda step: (training_batch(learned, seed, number) for number in count(step)),
+            gradients=lambda batch, *_: training.spread(
+                pool, parameters, partial(_gradients, model), _split(batch, threads)
+            ),
+            write=lambda _: model.write(out, codec),
+            losses=[f"codebook {k}" for k in range(1, 1 + model.decoder.geometry.codebooks)],
+            aside=aside,
+        )
 
 
 def training_batch(learned: Material, seed: int, number: int) -> Batch:

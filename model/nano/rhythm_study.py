@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from rich.console import Console
 
 from model.nano.study import VARIANTS, Study, Values, full_study, quick_study, table
-from model.nano.study.benchmark import MUSIC, parts, write_release
+from model.nano.study.benchmark import MUSIC, Music, parts, write_release
 from model.nano.study.pieces import make_all, makers
 from model.nano.study.videos import footage
 from pipeline.storage import Store
@@ -68,12 +69,9 @@ def run(study: Study, folder: Path, jobs: int, tell: Callable[[str], None]) -> V
         Variant -> metric -> [seeds, videos].
     """
     torch.set_num_threads(1)
-    work, size = Store(folder), study.size
-    for span in (size.train_s, size.test_s):  # first, so that no two pieces decode the same
-        footage(work, span, load_vision(study.profile.vision).size)
+    work = Store(folder)
     with makers(jobs) as pool:
-        make_all(parts(size, study.profile), work, pool, tell)
-        releases = {music: write_release(work, size, study.profile, music) for music in MUSIC}
+        releases = benchmark_set(study, work, pool, tell)
         chosen = [(variant, seed) for variant, seeds in study.variants() for seed in range(seeds)]
         stages = [study.runs(variant, seed, releases) for variant, seed in chosen]
         for stage in (0, 1):
@@ -86,6 +84,17 @@ def run(study: Study, folder: Path, jobs: int, tell: Callable[[str], None]) -> V
         of_seeds = [scores[variant.name, seed].values(work) for seed in range(1 if variant.origin else seeds)]
         found[variant.name] = {metric: np.stack([s[metric] for s in of_seeds]) for metric in of_seeds[0]}
     return found
+
+
+def benchmark_set(
+    study: Study, work: Store, pool: ProcessPoolExecutor | None, tell: Callable[[str], None]
+) -> dict[Music, Path]:
+    """The release folder with either kind of music, made if need be."""
+    size, profile = study.size, study.profile
+    for span in (size.train_s, size.test_s):  # first, so that no two pieces decode the same
+        footage(work, span, load_vision(profile.vision).size)
+    make_all(parts(size, profile), work, pool, tell)
+    return {music: write_release(work, size, profile, music) for music in MUSIC}
 
 
 if __name__ == "__main__":

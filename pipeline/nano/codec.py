@@ -11,11 +11,8 @@ weights file holds the averaged weights as float16 and, in its header, the `geom
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -26,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.codec import build_codec
 from pipeline.media import audio_window
+from pipeline.nano import training
 from pipeline.nano.codec_report import WINDOWS, held_out_table, load_model, mel, write_page
 from pipeline.nano.geometry import CODEC
 from pipeline.nano.mixtures.signals import Split
@@ -50,7 +47,7 @@ FILM_SHARE = 0.15
 """Of the crops that training draws."""
 
 GEOMETRY = CODEC["nano"]
-CROP_S, BATCH, RATE_MAX, RATE_MIN, WARM_UP = 0.8, 8, 1e-3, 2e-5, 100
+CROP_S, BATCH, RATES, WARM_UP = 0.8, 8, (1e-3, 2e-5), 100
 UNQUANTISED, START_VECTORS = 0.08, 20_000
 """Share of the minutes in which the latent passes as it is, and how many latents codebooks then start from."""
 _LOSSES, WEIGHTS = ("log mel", "mel", "wave", "commitment"), (0.4, 0.5, 1.0)
@@ -69,12 +66,7 @@ AVERAGE = 0.995
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=35.0, help="training time in all, over all runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".safetensors"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="don't train; print the table of the weights in --out")
+    parser = training.options(__doc__ or "", __file__, minutes=35.0)
     parser.add_argument(
         "--page", type=Path, metavar="FOLDER", help="don't train; write the page of the weights in --out"
     )
@@ -162,66 +154,37 @@ def train(minutes: float, out: Path, seed: int, threads: int, console: Console) 
     networks = _networks(model, threads)
     _scale(model, next(_batches(seed, 0)))
     parameters = [*model.encoder.parameters(), *model.decoder.parameters()]
-    optimiser = torch.optim.Adam(parameters, lr=RATE_MAX, betas=(0.8, 0.99))
-    average = {k: v.clone() for k, v in model.state_dict().items()}
-    step, spent, quantised, losses = 0, 0.0, False, deque[np.ndarray](maxlen=100)
-    checkpoint = out.with_suffix(".checkpoint.pt")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, step, spent, quantised = state["average"], state["step"], state["spent"], state["quantised"]
-        console.print(f"going on from step {step}, {spent / 60:.1f} minutes in")
+    optimiser = torch.optim.Adam(parameters, lr=RATES[0], betas=(0.8, 0.99))
+    average = training.Average(model, AVERAGE)
 
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-        with Store(out.parent).write(checkpoint.name) as path:
-            torch.save({**state, "step": step, "spent": spent, "quantised": quantised}, path)
-        write_weights(average, out)
+    def gradients(audio: Tensor, step: int, share: float) -> np.ndarray:
+        quantised = share >= UNQUANTISED
+        if quantised and not _started(model):
+            _start_codebooks(model, _batches(seed, step + 10**6))
+            for key in (k for k in average.state if k.startswith("quantizer")):
+                average.state[key].copy_(model.state_dict()[key])
+        shares = audio.chunk(threads)
+        latents = list(pool.map(_encode, networks, shares))
+        restart = share < RESTART_UNTIL and step % RESTART_EVERY == 0
+        sums = _quantise(model, torch.cat(latents).detach(), restart) if quantised else None
+        parts = [None] * len(shares) if sums is None else sums.split([len(s) for s in shares], dim=1)
+        fewer = np.random.default_rng([seed, step, 1])
+        used = [np.where(fewer.random(len(s)) < FEWER, fewer.integers(1, 4, len(s)), 4) for s in shares]
+        return training.spread(pool, parameters, _gradients, networks, shares, latents, parts, used)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads) as pool:
-        bar = progress.add_task("training", total=minutes * 60, completed=int(spent))
-        began, saved = time.monotonic() - spent, time.monotonic()
-        for audio in _batches(seed, step):
-            share = spent / (minutes * 60)
-            if share >= 1:
-                break
-            rate = RATE_MIN + (RATE_MAX - RATE_MIN) * (1 + math.cos(math.pi * share)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-            if not quantised and share >= UNQUANTISED:
-                quantised = True
-                _start_codebooks(model, _batches(seed, step + 10**6))
-                for key in (k for k in average if k.startswith("quantizer")):
-                    average[key].copy_(model.state_dict()[key])
-            shares = audio.chunk(threads)
-            latents = list(pool.map(_encode, networks, shares))
-            restart = share < RESTART_UNTIL and step % RESTART_EVERY == 0
-            sums = _quantise(model, torch.cat(latents).detach(), restart) if quantised else None
-            parts = [None] * len(shares) if sums is None else sums.split([len(s) for s in shares], dim=1)
-            fewer = np.random.default_rng([seed, step, 1])
-            used = [np.where(fewer.random(len(s)) < FEWER, fewer.integers(1, 4, len(s)), 4) for s in shares]
-            results = list(pool.map(_gradients, networks, shares, latents, parts, used))
-            for i, parameter in enumerate(parameters):
-                parameter.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
-            torch.nn.utils.clip_grad_norm_(parameters, 10.0)
-            optimiser.step()
-            step += 1
-            decay = min(AVERAGE, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for key, value in model.state_dict().items():
-                    average[key].lerp_(value, 1 - decay)
-            losses.append(np.mean([values for values, _ in results], axis=0))
-            spent = time.monotonic() - began
-            shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(_LOSSES, np.mean(losses, axis=0), strict=True))
-            progress.update(bar, completed=spent, description=f"step {step}  {shown}")
-            if time.monotonic() - saved > 120:
-                saved = time.monotonic()
-                save()
-                progress.print(f"step {step}, {spent / 60:.1f} min, {shown}, rate {rate:.1e}")
-    save()
-    console.print(f"{step} steps in {spent / 60:.1f} minutes -> {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    with ThreadPoolExecutor(threads) as pool:
+        training.fit(
+            out,
+            model,
+            optimiser,
+            training.Schedule(minutes, RATES, WARM_UP, clip=10.0),
+            console,
+            batches=lambda step: _batches(seed, step),
+            gradients=gradients,
+            write=lambda state: write_weights(state, out),
+            losses=_LOSSES,
+            average=average,
+        )
 
 
 def _encode(model: Any, audio: Tensor) -> Tensor:
@@ -297,6 +260,11 @@ def _quantise(model: Any, latent: Tensor, restart: bool) -> Tensor:
         rest = rest - entries
         sums.append(latent - rest)
     return torch.stack(sums)
+
+
+def _started(model: Any) -> bool:
+    """Whether the codebooks have their start: until then no entry has been used."""
+    return bool(model.quantizer.vq.layers[0]._codebook.cluster_size.any())
 
 
 @torch.no_grad()

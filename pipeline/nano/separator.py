@@ -10,13 +10,11 @@ in its header, what demucs needs to build the model: `klass`, `args` and `kwargs
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,12 @@ import numpy as np
 import torch
 from demucs.htdemucs import HTDemucs
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import SeparateSettings
+from pipeline.nano import training
 from pipeline.nano.mixtures import KINDS, RATE, Mixture, bank, recordings, test_mixture, training_mixture
 from pipeline.separate import Separator, load_weights
 from pipeline.storage import Store
@@ -47,20 +45,14 @@ GEOMETRY: dict[str, Any] = {
     "t_layers": 2,
     "t_heads": 4,
 }
-BATCH, RATE_MAX, RATE_MIN, WARM_UP = 4, 1e-3, 2e-5, 40
+BATCH, RATES, WARM_UP = 4, (1e-3, 2e-5), 40
 AVERAGE = 0.995
 """Decay of the running average of the weights, per step; shorter at the start."""
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over all runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".safetensors"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="don't train; print the table of the weights in --out")
-    options = parser.parse_args()
+    options = training.options(__doc__ or "", __file__, minutes=30.0).parse_args()
     console = Console()
     if not options.evaluate:
         for split in ("train", "test"):
@@ -80,86 +72,43 @@ def train(minutes: float, out: Path, seed: int, threads: int, console: Console) 
     L1 alone, as demucs has it, rests for long on "all is other": its optimum is a median, and voices are seldom louder
     than the rest. The RMS has its optimum at a mean.
 
-    Convolutions and attention run in bfloat16 (1.6 times as fast on a CPU that has it); weights stay float32. Each
-    thread takes its share of the batch through the model alone and meets the others once a step: on a busy machine
-    that is several times as fast as threads that meet at each operation.
+    Convolutions and attention run in bfloat16 (1.6 times as fast on a CPU that has it); weights stay float32.
     """
     torch.manual_seed(seed)
     model = HTDemucs(**GEOMETRY).train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=RATE_MAX, betas=(0.9, 0.99))
-    average = {k: v.clone() for k, v in model.state_dict().items()}
-    step, spent, losses = 0, 0.0, deque[float](maxlen=100)
-    checkpoint = out.with_suffix(".checkpoint.pt")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, step, spent = state["average"], state["step"], state["spent"]
-        console.print(f"going on from step {step}, {spent / 60:.1f} minutes in")
-
-    def save() -> None:
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-        with Store(out.parent).write(checkpoint.name) as path:
-            torch.save({**state, "step": step, "spent": spent}, path)
-        write_weights(average, out)
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(threads) as pool:
-        bar = progress.add_task("training", total=minutes * 60, completed=int(spent))
-        began, saved = time.monotonic() - spent, time.monotonic()
-        for other, vocals in _batches(seed, step):
-            share = spent / (minutes * 60)
-            if share >= 1:
-                break
-            rate = RATE_MIN + (RATE_MAX - RATE_MIN) * (1 + math.cos(math.pi * share)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-            shares = torch.stack([other, vocals], 1).chunk(threads)
-            results = list(pool.map(lambda stems: _gradients(model, stems), shares))
-            for i, parameter in enumerate(model.parameters()):
-                parameter.grad = torch.stack([gradients[i] for _, gradients in results]).mean(0)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            decay = min(AVERAGE, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for key, value in model.state_dict().items():
-                    average[key].lerp_(value, 1 - decay)
-            losses.append(float(np.mean([loss for loss, _ in results])))
-            spent = time.monotonic() - began
-            progress.update(bar, completed=spent, description=f"step {step}  loss {np.mean(losses):.4f}")
-            if time.monotonic() - saved > 120:
-                saved = time.monotonic()
-                save()
-                progress.print(f"step {step}, {spent / 60:.1f} min, loss {np.mean(losses):.4f}, rate {rate:.1e}")
-    save()
-    console.print(f"{step} steps in {spent / 60:.1f} minutes -> {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    parameters = list(model.parameters())
+    optimiser = torch.optim.Adam(parameters, lr=RATES[0], betas=(0.9, 0.99))
+    with ThreadPoolExecutor(threads) as pool:
+        training.fit(
+            out,
+            model,
+            optimiser,
+            training.Schedule(minutes, RATES, WARM_UP, clip=1.0),
+            console,
+            batches=lambda step: training.ahead(partial(_batch, seed), step),
+            gradients=lambda stems, *_: training.spread(
+                pool, parameters, partial(_gradients, model), stems.chunk(threads)
+            ),
+            write=lambda state: write_weights(state, out),
+            losses=("loss",),
+            average=training.Average(model, AVERAGE),
+        )
 
 
-def _gradients(model: HTDemucs, stems: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+def _gradients(model: HTDemucs, stems: Tensor) -> tuple[np.ndarray, tuple[Tensor, ...]]:
     """Loss of stems [B, S, 1, N] and its gradients, in the order of the parameters."""
     with torch.autocast("cpu", torch.bfloat16):
         estimate = model(stems.sum(1))
     error = estimate.float() - stems
     loss = error.abs().mean() + error.square().mean(-1).add(1e-8).sqrt().mean()
-    return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
+    return np.array([loss.item()]), torch.autograd.grad(loss, list(model.parameters()))
 
 
-def _batches(seed: int, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches ([B, 1, N] other, vocals); batch number n depends on the seed and n alone. Made one ahead."""
-
-    def make(number: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng([seed, number])
-        examples = [training_mixture(rng, GEOMETRY["segment"]) for _ in range(BATCH)]
-        stems = [np.stack([getattr(e, name) for e in examples])[:, None] for name in SOURCES]
-        return torch.from_numpy(stems[0]), torch.from_numpy(stems[1])
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(make, step)
-        while True:
-            step += 1
-            ready, coming = coming, pool.submit(make, step)
-            yield ready.result()
+def _batch(seed: int, number: int) -> Tensor:
+    """Batch number n, [B, S, 1, N] stems of mixtures; depends on the seed and n alone."""
+    rng = np.random.default_rng([seed, number])
+    examples = [training_mixture(rng, GEOMETRY["segment"]) for _ in range(BATCH)]
+    return torch.from_numpy(np.stack([[getattr(e, name)[None] for name in SOURCES] for e in examples]))
 
 
 def write_weights(state: dict[str, Tensor], path: Path) -> None:

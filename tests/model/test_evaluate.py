@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from model import evaluate
 from model.evaluate import Heard, agreement, d2mgan_scores, follows, hear, hit_rate, interval, loris_scores, matches
+from pipeline.nano.songs import RATE, song
 
 times = st.lists(st.integers(0, 300).map(lambda frame: frame / 25), max_size=12, unique=True).map(sorted)
 
@@ -67,6 +68,18 @@ def test_strong_onsets_are_heard_where_they_are() -> None:
     heard = hear(clicks(at), 32_000)
     assert heard.onsets_s == pytest.approx(at, abs=0.03)
     assert [i for i, held in enumerate(heard.d2mgan) if held] == [0, 2, 3, 5, 6]
+
+
+def test_the_strength_asked_for_finds_accents_of_training_songs_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    songs = [song(np.random.default_rng([7, n]), "train", 10, accents_s=(1.3, 2.9, 5.2, 6.1, 8.4)) for n in range(12)]
+
+    chosen = evaluate.STRENGTH
+
+    def f1(strength: float) -> float:
+        monkeypatch.setattr(evaluate, "STRENGTH", strength)
+        return float(np.mean([agreement(hear(s.audio, RATE).onsets_s, s.accents_s, 0.07).f1 for s in songs]))
+
+    assert f1(0.25) < f1(chosen) > f1(0.65)
 
 
 def test_silence_has_neither_onsets_nor_beats() -> None:

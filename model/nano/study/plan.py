@@ -38,7 +38,7 @@ class Variant:
 
 VARIANTS = (
     Variant("full", "both stages, the paper's recipe", seeds=3),
-    Variant("no_rhythm", "stage 1 alone", "no_rhythm", seeds=3),
+    Variant("no_rhythm", "the semantic part alone, trained for as many steps", "no_rhythm", seeds=3),
     Variant("shuffled", "the models of full, each video with the curve of another", of="full", seeds=3),
     Variant("cls_sim", "curve of [CLS] instead of patches", "cls_sim", seeds=3),
     Variant("no_initial", "rhythm part from PyTorch's random start", "no_initial"),
@@ -47,6 +47,8 @@ VARIANTS = (
     Variant("musicongen", "MusiConGen's in-attention, zero start", "musicongen"),
     Variant("t5_scratch", "T5 from scratch, no LoRA", "t5_scratch"),
     Variant("standardised", "curve to mean 0 and deviation 1 in each clip", settings=("rhythm.standardise=true",)),
+    Variant("flat", "curve of all patches as one vector", settings=("rhythm.reduction=patch_distance_flat",)),
+    Variant("all_layers", "curve before every layer, not the first 3/4", settings=("rhythm.inject_fraction=1",)),
     Variant("unrelated", "stage 2 of full trained where music ignores the picture", music="ignores"),
     Variant("ground_truth", "the set's own music: the ceiling", origin="reference"),
     Variant("ground_truth_codec", "the same through the codec", origin="reconstructed"),
@@ -59,8 +61,8 @@ class Study:
     """A size of the whole study.
 
     Attributes:
-        steps: of stage 1 and stage 2; `one_stage` takes as many as both.
-        rates: highest learning rates of the two.
+        steps: of stage 1 and stage 2; what is trained in one stage takes as many as both.
+        rates: highest learning rates of the two; one stage has the first.
         settings: laid on preset `nano` in all runs.
         seeds: most seeds of a variant.
         options: how music is drawn; the same for all variants.
@@ -83,22 +85,20 @@ class Study:
                 yield variant, min(self.seeds, variant.seeds)
 
     def runs(self, variant: Variant, seed: int, releases: dict[Music, Path]) -> list[Run]:
-        """The stages of a variant. Stage 1 is that of `no_rhythm` wherever it trains the same."""
+        """The stages of a variant; those that train the same thing are one and the same."""
         if variant.origin:
             return []
         if variant.of:
             return self.runs(next(v for v in VARIANTS if v.name == variant.of), seed, releases)
         preset = self._preset(variant.ablation, seed, *variant.settings)
         follows = releases["follows"]
-        if preset.one_stage:
-            both = self._preset(variant.ablation, seed, *variant.settings, steps=sum(self.steps), rate=self.rates[0])
-            return [Run(variant.name, both, 1, follows)]
+        if preset.one_stage or preset.rhythm.kind == "none":
+            whole = self._preset(variant.ablation, seed, *variant.settings, steps=sum(self.steps), rate=self.rates[0])
+            return [Run(variant.name, whole, 1, follows)]
         if preset.semantic.t5_from_scratch:
             first = Run(variant.name, self._preset(variant.ablation, seed, stage=1), 1, follows)
         else:
-            first = Run("no_rhythm", self._preset("no_rhythm", seed, stage=1), 1, follows)
-        if preset.rhythm.kind == "none":
-            return [first]
+            first = Run("semantic", self._preset("no_rhythm", seed, stage=1), 1, follows)
         return [first, Run(variant.name, preset, 2, releases[variant.music], first)]
 
     def score(self, variant: Variant, seed: int, releases: dict[Music, Path]) -> Score:

@@ -24,6 +24,7 @@ from pipeline import weights
 from pipeline.codec import load_codec, weights_digest
 from pipeline.config import CodecSettings
 from pipeline.errors import MissingWeights
+from pipeline.nano import training
 from pipeline.nano.songs import song
 from pipeline.storage import Store, file_digest
 
@@ -130,7 +131,7 @@ def test_shares_of_a_batch_give_the_gradient_of_the_whole(songs: Material, model
 
 def test_training_learns_writes_weights_and_goes_on_from_its_checkpoint(songs: Material, tmp_path: Path, monkeypatch):
     seconds = itertools.count()  # a clock by which each step takes two
-    monkeypatch.setattr(backbone, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     monkeypatch.setattr(backbone, "CROPS", ((1, 2, 1.0),))
     songs.codes[:] = songs.codes[:1, :1, :1]  # one code for ever
     out, log = tmp_path / "b.safetensors", io.StringIO()

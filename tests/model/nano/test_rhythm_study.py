@@ -77,10 +77,12 @@ def test_stage_1_is_shared_where_it_trains_the_same() -> None:
     study = full_study()
     runs = {v.name: study.runs(v, 0, FOLDERS) for v in VARIANTS}  # type: ignore[arg-type]
     first = {name: found[0].key for name, found in runs.items() if found}
-    alone = {name for name, key in first.items() if key != first["no_rhythm"]}
-    assert alone == {"one_stage", "t5_scratch"}
+    alone = {name for name, key in first.items() if key != first["full"]}
+    assert alone == {"no_rhythm", "one_stage", "t5_scratch"}
+    steps = {name: sum(run.preset.train.steps for run in found) for name, found in runs.items() if found}
+    assert set(steps.values()) == {sum(study.steps)}
     assert runs["shuffled"] == runs["full"]
-    assert len({found[-1].key for found in runs.values() if found}) == 10
+    assert len({found[-1].key for found in runs.values() if found}) == 12
     assert [len(runs[name]) for name in ("full", "no_rhythm", "one_stage", "ground_truth")] == [2, 1, 1, 0]
 
 

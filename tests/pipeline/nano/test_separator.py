@@ -62,11 +62,10 @@ def test_a_mixture_depends_on_its_seed_alone_and_is_the_sum_of_its_stems(small_b
         assert np.array_equal(first.mix, first.other + first.vocals)
 
 
-def test_batches_are_the_same_after_a_restart(small_banks):
-    going = separator._batches(seed=3, step=0)
-    firsts = [next(going) for _ in range(3)]
-    again = next(separator._batches(seed=3, step=2))
-    assert torch.equal(firsts[2][0], again[0]) and torch.equal(firsts[2][1], again[1])
+def test_a_batch_depends_on_seed_and_number_alone(small_banks):
+    one, two, other = (separator._batch(3, number) for number in (2, 2, 4))
+    assert one.shape == (separator.BATCH, 2, 1, 3 * RATE)
+    assert torch.equal(one, two) and not torch.equal(one, other)
 
 
 def test_training_writes_weights_and_goes_on_from_its_checkpoint(small_banks, tmp_path: Path, monkeypatch):

@@ -33,7 +33,7 @@ types: $(READY)
 	@.venv/bin/mypy
 
 lock: | $(UV)
-	$(UV) pip compile --quiet pyproject.toml --group audiocraft --group dev --universal --generate-hashes --python-version 3.11 -o requirements.lock
+	$(UV) pip compile --quiet pyproject.toml --all-extras --group audiocraft --group dev --universal --generate-hashes --python-version 3.11 -o requirements.lock
 
 clean:
 	rm -rf .venv .uv .demo

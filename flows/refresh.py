@@ -6,6 +6,7 @@ flows/prefect.yaml        the same as a deployment with a schedule; `dvmset serv
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from prefect import flow, get_run_logger
@@ -13,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows import build
 from pipeline.config import load_profile
-from pipeline.process import Desk, Listener
+from pipeline.process import LEDGER, Desk, Listener
 from pipeline.refresh import Findings, look_around, summary
 from pipeline.release import Release
 
@@ -24,9 +25,11 @@ def refresh(
 ) -> str | None:
     """Brings a data folder up to date with its lists and with the sites.
 
+    The ledger is the one that DVMSET_LEDGER names, if it is set: parameters are stored by Prefect, passwords with them.
+
     Args:
         lists: all source lists of the data folder: what is in none of them was removed.
-        data: data folder.
+        data: data folder or URL.
         profile: name, or path of a YAML file.
         overrides: settings, `group.field=value` each.
 
@@ -37,8 +40,7 @@ def refresh(
         DvmsetError: a list can't be read or lacks too much, another command is at work, or the build had to stop.
     """
     log = get_run_logger()
-    settings = load_profile(profile, overrides or ()).model_dump_json()
-    desk = build.desk_of(data, settings)
+    desk = Desk(data, load_profile(profile, overrides or ()), ledger_url=os.environ.get(LEDGER))
     with desk.lock():
         found = look_around(
             desk, lists, on_bad_row=lambda bad: log.warning("%s:%d: %s", bad.file, bad.line, bad.reason)
@@ -46,30 +48,29 @@ def refresh(
         for url in found.lists.refused:
             log.warning("%s was taken down and is not taken again", url)
         if found.pending:
-            made = work(data, settings, replace(found, pending=[]))
+            made = run(desk, found)
         else:
             made = _told(desk, found, desk.release())
     return made.id if made else None
 
 
 @flow(name="dvmset-refresh-work")
-def work(data: str, profile: str, found: Findings) -> Release | None:
+def work(place: build.Place, found: Findings) -> Release | None:
     """Does the work that there is, and makes a release if the content has changed.
 
     Args:
-        data: data folder, locked.
-        profile: settings as JSON.
+        place: its data folder is locked.
         found: for the report; without the ids, of which Prefect takes only so many.
     """
-    desk = build.desk_of(data, profile)
+    desk = build.desk_of(place)
     return _told(desk, found, build.run(desk, desk.listener))
 
 
 def run(desk: Desk, found: Findings, listener: Listener | None = None) -> Release | None:
     """The second half of a refresh in this process, with no server to set up; the data folder is locked."""
-    data, profile = str(desk.store), desk.profile.model_dump_json()
-    build.desk_of(data, profile).listener = listener
-    return work(data, profile, replace(found, pending=[]))
+    place = build.place_of(desk)
+    build.desk_of(place).listener = listener
+    return work(place, replace(found, pending=[]))
 
 
 def _told(desk: Desk, found: Findings, made: Release | None) -> Release | None:

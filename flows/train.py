@@ -6,8 +6,13 @@ process per device. A stage that is finished is left alone, one that was stopped
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow, task
@@ -24,16 +29,16 @@ def train_stage(stage: int, arguments: list[str]) -> None:
         DvmsetError: it did not end well; what it said went to standard error.
         KeyboardInterrupt: it was stopped, and has saved its state.
     """
-    process = subprocess.Popen([sys.executable, "-m", "flows", "train", *arguments])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # the stage has had it from the terminal too: it saves and ends
-        process.wait()
-        raise
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+    with _signals_as_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "train", *arguments],
+            start_new_session=True,  # Ctrl-C is for us: a stage that still starts would end in a traceback
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
     if code == 130:
         raise KeyboardInterrupt
     if code:
@@ -55,18 +60,48 @@ def train(release: str, out: str, preset: str, ablation: str = "", overrides: tu
         DvmsetError: a stage did not end well, or its folder holds another run.
     """
     from model import runs
+    from model.data import open_release
     from model.settings import load_preset
 
-    settings = load_preset(preset, overrides, ablation=ablation)
+    settings, opened = load_preset(preset, overrides, ablation=ablation), open_release(release)
     before: Path | None = None
     for stage in settings.stages:
-        run = Path(out) / f"stage{stage}"
-        arguments = [release, "--stage", str(stage), "--preset", preset]
-        arguments += ["--ablation", ablation] if ablation else []
-        arguments += [argument for override in overrides for argument in ("--set", override)]
-        if runs.checkpoints(run):
-            arguments += ["--resume", str(run)]
-        else:
-            arguments += ["--out", str(run), *(["--init-from", str(before)] if before else [])]
-        train_stage(stage, arguments)
+        run = runs.of_stage(Path(out), stage)
+        if not runs.is_finished(run, settings, stage, opened):
+            arguments = [release, "--stage", str(stage), "--preset", preset]
+            arguments += ["--ablation", ablation] if ablation else []
+            arguments += [argument for override in overrides for argument in ("--set", override)]
+            if runs.checkpoints(run):
+                arguments += ["--resume", str(run)]
+            else:
+                arguments += ["--out", str(run), *(["--init-from", str(before)] if before else [])]
+            train_stage(stage, arguments)
         before = run
+
+
+@contextmanager
+def _signals_as_ctrl_c() -> Iterator[None]:
+    """What would end this process at once, and leave the stage to itself, interrupts it instead."""
+    main = threading.current_thread() is threading.main_thread()
+    ending = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a stage with the processes of its other devices: at once while it starts, saved when it trains.
+
+    Another Ctrl-C ends it at once.
+    """
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise

@@ -176,6 +176,15 @@ class Clips:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    def longest_s(self, enough: float) -> float:
+        """Seconds of the longest clip, or of the first that is found to have `enough`; raises as `fill`."""
+        longest = 0.0
+        for shard, group in self.groups:
+            longest = max([longest, *(row["seconds"] for row in shard.read(group, ("seconds",)))])
+            if longest >= enough:
+                break
+        return longest
+
     def order(self, seed: int, epoch: int) -> Order:
         """The rows in the order of a training epoch."""
         rng = np.random.default_rng([seed, epoch])

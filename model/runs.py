@@ -10,24 +10,27 @@ RUN/checkpoints/00001000/        weights.safetensors (the trained set), optimize
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from model.settings import Preset, preset_of
+from model.settings import Preset, differences, preset_of
 from pipeline.errors import DvmsetError, SettingsError
-from pipeline.storage import TEMPORARY, Store, file_digest
+from pipeline.storage import TEMPORARY, Store, file_digest, flush
+
+if TYPE_CHECKING:
+    from model.data import Release
 
 FORMAT = 1
 RUN = "run.json"
@@ -35,6 +38,7 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 KEPT = 2  # checkpoints of a run
+STEPS_ONLY = "train.steps"  # the one setting of a run that may change when it goes on
 
 _LIBRARIES = ("dvmset", "torch", "lightning-fabric", "transformers", "peft", "safetensors", "numpy", "pyarrow")
 
@@ -96,8 +100,14 @@ def write_run(run: Path, described: Mapping[str, Any]) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has been begun in a folder."""
-    return (folder / RUN).is_file()
+    """Whether a run has been begun in a folder; raises as `checkpoints`."""
+    with _permitted(folder):
+        return (folder / RUN).is_file()
+
+
+def of_stage(out: Path, stage: int) -> Path:
+    """The run of a stage, where all stages are trained into one folder."""
+    return out / f"stage{stage}"
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -110,6 +120,8 @@ def read_run(run: Path) -> dict[str, Any]:
     try:
         found = json.loads((run / RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if stages := [str(stage) for stage in (of_stage(run, 1), of_stage(run, 2)) if is_run(stage)]:
+            hint = f"It holds {' and '.join(stages)}: the command that began it, run again, goes on; or name a stage's."
         raise SettingsError(f"{run} is not a training run: it has no {RUN}.", hint=hint) from None
     except (OSError, ValueError) as error:
         raise SettingsError(f"{run / RUN} can't be read: {error}.", hint=hint) from error
@@ -128,8 +140,16 @@ def preset_of_run(described: Mapping[str, Any], overrides: tuple[str, ...] | lis
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob("[0-9]*") if p.is_dir())
+    """The folders of a run's checkpoints, oldest first; none where there is no run.
+
+    Raises:
+        SettingsError: the folder can't be read.
+    """
+    with _permitted(run):
+        try:
+            return sorted(p for p in (run / "checkpoints").iterdir() if p.name.isdigit() and p.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def newest(run: Path) -> Checkpoint:
@@ -146,6 +166,38 @@ def newest(run: Path) -> Checkpoint:
         return Checkpoint(found[-1], Position(**state["position"]), dict(state["digests"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{found[-1] / STATE} can't be read: {error!r}.", hint=f"Remove {found[-1]}.") from error
+
+
+def check_same(run: Path, described: Mapping[str, Any], preset: Preset, stage: int, release: Release) -> None:
+    """Whether a run would go on as what it was.
+
+    Raises:
+        SettingsError: it wouldn't; the message says what differs.
+    """
+    pairs = {
+        "release": (described["release"]["id"], release.id),
+        "release digest": (described["release"]["digest"], release.digest),
+        "stage": (described["stage"], stage),
+    }
+    wrong = [f"{name}: {before} -> {after}" for name, (before, after) in pairs.items() if before != after]
+    wrong += [d for d in differences(preset_of_run(described), preset) if not d.startswith(f"{STEPS_ONLY}:")]
+    if wrong:
+        raise SettingsError(
+            f"{run} can't go on as another run: {'; '.join(wrong)}.",
+            hint="Resume it as it was, or begin a new run with its weights by --init-from.",
+        )
+
+
+def is_finished(run: Path, preset: Preset, stage: int, release: Release) -> bool:
+    """Whether all steps of a stage are made and saved in a folder; False where nothing is. Loads no model.
+
+    Raises:
+        SettingsError: as `check_same`, `checkpoints` and `newest`.
+    """
+    if not checkpoints(run):
+        return False
+    check_same(run, read_run(run), preset, stage, release)
+    return newest(run).position.step >= preset.train.steps
 
 
 def save(run: Path, position: Position, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> Path:
@@ -177,7 +229,7 @@ def _save(run: Path, position: Position, weights: Mapping[str, Tensor], optimize
         digests = {name: file_digest(stage / name) for name in (WEIGHTS, OPTIMIZER)}
         store.write_text(STATE, json.dumps({"position": asdict(position), "digests": digests}, indent=1) + "\n")
         stage.replace(target)
-        _flush(folder)
+        flush(folder)
     for old in checkpoints(run)[:-KEPT]:
         shutil.rmtree(old)
     return target
@@ -232,10 +284,9 @@ def _commit() -> str | None:
         return None
 
 
-def _flush(folder: Path) -> None:
-    """Forces a folder's entries to disk."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _permitted(run: Path) -> Iterator[None]:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except PermissionError as error:
+        raise SettingsError(f"The run {run} can't be read: {error}.", hint="Have its owner let you in.") from error

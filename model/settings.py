@@ -6,7 +6,7 @@ The paper does not pin down backbone, LoRA, projector or injection rule, so all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -133,6 +133,11 @@ class Preset(Group):
     one_stage: bool = Field(False, description="train the semantic and the rhythm part together")
 
     @property
+    def title(self) -> str:
+        """The preset's name, and the ablation's if there is one."""
+        return f"{self.name} {self.ablation}".rstrip()
+
+    @property
     def stages(self) -> tuple[int, ...]:
         """The stages there are to train: (1, 2), or (1,) where one stage trains everything."""
         return (1,) if self.one_stage or self.rhythm.kind == "none" else (1, 2)
@@ -161,3 +166,18 @@ def preset_of(values: Mapping[str, Any], overrides: Iterable[str] = (), *, where
         SettingsError: an unknown key, or a value out of range; the message names it.
     """
     return settings_of(Preset, values, map(nested, overrides), where=where)
+
+
+def differences(old: Preset, new: Preset) -> list[str]:
+    """The settings in which two presets differ, as `group.field: old -> new`; names and operational ones left out."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    names = sorted(before.keys() | after.keys())
+    return [f"{n}: {before.get(n)} -> {after.get(n)}" for n in names if before.get(n) != after.get(n)]
+
+
+def _flat(preset: Preset) -> Iterator[tuple[str, Any]]:
+    for name, value in preset.key().items():
+        if name in ("name", "ablation"):
+            continue
+        values = getattr(preset, name).key() if isinstance(value, dict) else {"": value}
+        yield from ((f"{name}.{field}".rstrip("."), v) for field, v in values.items())

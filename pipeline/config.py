@@ -6,7 +6,8 @@ batch sizes) don't change what a stage writes, so they are left out of the stage
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -169,6 +170,20 @@ class RefreshSettings(Group):
     )
 
 
+class RunSettings(Group):
+    """Where the work of a build is done, and by whom."""
+
+    runner: Literal["threads", "dask", "ray"] = operational("threads", description="this process, or a cluster's")
+    address: str = operational("", description="of a Dask scheduler or Ray cluster; without, a build makes its own")
+    workers: int = operational(2, ge=1, description="processes of a cluster that a build makes for itself")
+    gpus: float | None = operational(
+        None, ge=0, description="GPUs that a task with models asks a cluster for; by default 1 if their device is one"
+    )
+    lease_s: float = operational(
+        120.0, gt=0, description="a worker that isn't heard of for so long loses its sources to the others"
+    )
+
+
 class Profile(Group):
     """All settings of a build."""
 
@@ -183,6 +198,7 @@ class Profile(Group):
     codec: CodecSettings = CodecSettings()
     release: ReleaseSettings = ReleaseSettings()
     refresh: RefreshSettings = RefreshSettings()
+    run: RunSettings = RunSettings()
 
     def key(self) -> dict[str, Any]:
         """All settings that change a release, group by group; groups without any are left out."""
@@ -252,10 +268,14 @@ def settings_of(
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        unknown = {"extra_forbidden": "there is no such setting"}
-        said = ((".".join(map(str, e["loc"])), unknown.get(e["type"], e["msg"])) for e in error.errors())
-        problems = "; ".join(f"{name}: {message}" for name, message in said)
-        raise SettingsError(f"Settings of {where} can't be used: {problems}.") from error
+        said, near = [], []
+        for problem in error.errors():
+            unknown = problem["type"] == "extra_forbidden"
+            near += _nearest(kind, problem["loc"]) if unknown else []
+            message = "there is no such setting" if unknown else problem["msg"]
+            said.append(f"{'.'.join(map(str, problem['loc']))}: {message}")
+        hint = f"Did you mean {' or '.join(near)}?" if near else ""
+        raise SettingsError(f"Settings of {where} can't be used: {'; '.join(said)}.", hint=hint) from error
 
 
 def nested(override: str) -> dict[str, Any]:
@@ -275,6 +295,23 @@ def nested(override: str) -> dict[str, Any]:
     for part in reversed(dotted.strip().split(".")):
         value = {part: value}
     return dict(value)
+
+
+def _nearest(kind: type[Group], unknown: Sequence[Any]) -> list[str]:
+    """The settings that somebody may have meant: of a like name in that place, else of the same name in another group.
+
+    Args:
+        kind: what the place is counted from.
+        unknown: the names of groups, then of a setting that the last of them doesn't have.
+    """
+    *path, name = unknown
+    group: Any = kind
+    for part in path:
+        group = group.model_fields[part].annotation
+    if like := get_close_matches(name, group.model_fields, n=2, cutoff=0.55):
+        return [".".join([*path, field]) for field in like]
+    groups = {n: field.annotation for n, field in kind.model_fields.items()}
+    return [f"{n}.{name}" for n, g in groups.items() if name in getattr(g, "model_fields", {})]
 
 
 def _laid_on(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

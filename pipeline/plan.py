@@ -129,13 +129,16 @@ class Plan:
         }  # fmt: skip
 
 
-def make_plan(lists: Iterable[str | Path], data: str | Path, profile: Profile) -> Plan:
+def make_plan(
+    lists: Iterable[str | Path], data: str | Path, profile: Profile, *, ledger_url: str | None = None
+) -> Plan:
     """The plan of a build of lists; nothing is asked for, made or changed.
 
     Args:
         lists: source lists.
         data: data folder of the build; it need not be there yet.
         profile: settings.
+        ledger_url: of the build's ledger, if it isn't in the data folder.
 
     Raises:
         DvmsetError: a list can't be read.
@@ -148,7 +151,8 @@ def make_plan(lists: Iterable[str | Path], data: str | Path, profile: Profile) -
         for source in good:
             skipped["listed twice"] += source.source_id in sources
             sources.setdefault(source.source_id, source)
-    desk = Desk(data, profile) if (Path(data) / "ledger.sqlite").is_file() else None
+    known = ledger_url is not None or (Path(data) / "ledger.sqlite").is_file()
+    desk = Desk(data, profile, ledger_url=ledger_url) if known else None
     if desk:
         to_fetch = _not_done(desk, sources.values(), skipped)
         rates = desk.ledger.rates()

@@ -1,7 +1,7 @@
 """Files written once and whole, and the digests that name them.
 
-A `Store` is a folder or any fsspec URL. Writes go to a temporary name in the same folder, are flushed to disk and
-renamed, so that a reader or a crash never meets half a file.
+A `Store` is a folder or any fsspec URL. Writes to a folder go to a temporary name in it, are flushed to disk and
+renamed; writes to a bucket are uploaded whole. So a reader or a crash never meets half a file.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.errors import DvmsetError
+from pipeline.errors import DvmsetError, SettingsError
 
 TEMPORARY = ".tmp-"
 
@@ -36,27 +39,50 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def flush(path: Path) -> None:
+    """Forces a file or a folder's entries to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 class Store:
     """A folder, local or behind an fsspec URL, whose files appear whole or not at all.
 
     Args:
         url: a path or an fsspec URL such as `s3://bucket/data`.
+
+    Raises:
+        DvmsetError: it can't be a data folder.
+        SettingsError: nothing here knows that kind of URL.
     """
 
     def __init__(self, url: str | Path) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(str(url))
+        self.fs, self.root = _filesystem(url)
         self.is_local = isinstance(self.fs, LocalFileSystem)
         try:
             self.fs.makedirs(self.root, exist_ok=True)
-        except OSError as error:
-            raise DvmsetError(f"{url} can't be a data folder: {error}.", hint="Choose another folder.") from error
+        except _faults() as error:
+            hint = "Choose another folder." if self.is_local else "See that it is there, and that you may write to it."
+            raise DvmsetError(f"{url} can't be a data folder: {error}.", hint=hint) from error
 
     def __str__(self) -> str:
         return self.root if self.is_local else self.fs.unstrip_protocol(self.root)
 
+    @property
+    def in_process(self) -> bool:
+        """Whether no other process sees it."""
+        return isinstance(self.fs, MemoryFileSystem)
+
     def path(self, name: str) -> str:
         """The full path of `name`, without the protocol."""
         return f"{self.root}/{name}"
+
+    def url(self, name: str) -> str:
+        """What a person, or another `Store`, calls `name`: a path, or a URL."""
+        return f"{self}/{name}"
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
@@ -75,33 +101,42 @@ class Store:
         if self.exists(name):
             self.fs.rm(self.path(name), recursive=True)
 
-    def sweep(self) -> None:
-        """Removes what interrupted writes left behind. Nobody else may be writing."""
-        found = self.fs.find(self.root, withdirs=True)
-        for path in [p for p in found if p.rsplit("/", 1)[-1].startswith(TEMPORARY)]:
-            self.fs.rm(path, recursive=True)
+    def sweep(self, idle_s: float = 0.0) -> None:
+        """Removes what interrupted writes left in a folder.
+
+        Args:
+            idle_s: leaves alone what was touched since; 0 if nobody else may be writing.
+        """
+        if not self.is_local:
+            return  # what isn't whole never got there
+        before = time.time() - idle_s
+        found = self.fs.find(self.root, withdirs=True, detail=True)
+        for path, info in found.items():
+            if path.rsplit("/", 1)[-1].startswith(TEMPORARY) and info["mtime"] <= before and self.fs.exists(path):
+                self.fs.rm(path, recursive=True)  # maybe with others of the kind in it
 
     @contextmanager
     def write(self, name: str) -> Iterator[Path]:
         """Yields a local path to write to; when the block ends well the file appears as `name`, else nothing does."""
-        target = self.path(name)
-        folder = os.path.dirname(target)  # noqa: PTH120  (an fsspec path, not a Path)
-        self.fs.makedirs(folder, exist_ok=True)
-        suffix = TEMPORARY + str(os.getpid()) + "-"
-        handle, text = tempfile.mkstemp(
-            prefix=suffix, suffix="-" + Path(name).name, dir=folder if self.is_local else None
-        )
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
+                upload = Path(scratch) / Path(name).name
+                yield upload
+                self.fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
+                self.fs.put_file(str(upload), self.path(name))
+            return
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = TEMPORARY + str(os.getpid()) + "-"
+        handle, text = tempfile.mkstemp(prefix=prefix, suffix="-" + target.name, dir=target.parent)
         os.close(handle)
         temporary = Path(text)
         try:
             yield temporary
-            if self.is_local:
-                _flush(temporary)
-                temporary.chmod(0o644)
-                temporary.replace(target)
-                _flush(Path(folder))
-            else:
-                self.fs.put_file(str(temporary), target)
+            flush(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+            flush(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -111,13 +146,10 @@ class Store:
         if self.is_local:
             yield Path(self.path(name))
             return
-        folder = Path(tempfile.mkdtemp())
-        try:
-            local = folder / Path(name).name
+        with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
+            local = Path(scratch) / Path(name).name
             self.fs.get_file(self.path(name), str(local))
             yield local
-        finally:
-            shutil.rmtree(folder)
 
     def write_text(self, name: str, text: str) -> None:
         """Writes a small text file, whole."""
@@ -129,10 +161,31 @@ class Store:
         return str(self.fs.cat_file(self.path(name)).decode("utf-8"))
 
 
-def _flush(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def local_folder(url: str | Path) -> Iterator[Path]:
+    """Yields a folder on this machine: the one that is meant, or a copy of it if it lies elsewhere."""
+    fs, root = _filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        yield Path(root)
+        return
+    with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
+        place = Path(scratch) / Path(root).name
+        if fs.isdir(root):
+            fs.get(f"{root}/", f"{place}/", recursive=True)
+        yield place
+
+
+def _filesystem(url: str | Path) -> tuple[AbstractFileSystem, str]:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        # Listings aren't remembered: other workers write, too.
+        fs, root = fsspec.core.url_to_fs(str(url), use_listings_cache=False)
+    except (ImportError, ValueError) as error:  # no such protocol, or its package is missing
+        hint = "Run `pip install 'dvmset[s3]'`." if str(url).startswith("s3") else "Use a folder, or a URL of fsspec's."
+        raise SettingsError(f"{url} can't be a data folder: {error}", hint=hint) from error
+    return fs, root.rstrip("/")
+
+
+def _faults() -> tuple[type[Exception], ...]:
+    """What filesystems raise: s3fs lets through botocore's own errors, which are no OSErrors."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)

@@ -7,19 +7,22 @@ finishes it: tombstones, releases, files, rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DvmsetError
 from pipeline.ledger import Ledger, MediaRow, SourceRow, now
+from pipeline.process import RELEASE, Worker
 from pipeline.release import release_without, releases_with
 from pipeline.release.files import FOLDER
 from pipeline.sources import Source, canonical_key, iter_list
 from pipeline.storage import Store, digest
 
 RECEIPTS = "takedowns"
+LEASE_S = 120.0  # of a takedown that dies
 _KEPT = (FOLDER, RECEIPTS)  # folders whose files are not named after a source
 
 
@@ -79,8 +82,27 @@ def plan_takedown(ledger: Ledger, request: Request) -> Plan:
     return Plan(request, found, list(dict.fromkeys([*keys, *(source.key for source, _ in found)])), request.channel)
 
 
+@contextmanager
+def nobody_at_work(ledger: Ledger, plan: Plan) -> Iterator[None]:
+    """Keeps other workers off the sources of a plan, and off releases, for the block.
+
+    Raises:
+        DvmsetError: one is at work on such a source, and would bring back what is removed.
+    """
+    worker = Worker(ledger, LEASE_S)
+    try:
+        for source_id in plan.source_ids:
+            if not worker.take(source_id):
+                who = ledger.leases().get(source_id, "another worker")
+                raise DvmsetError(f"{who} is at work on {source_id}; nothing was changed.", hint="Try again later.")
+        with worker.alone(RELEASE):
+            yield
+    finally:
+        worker.give_all_back()
+
+
 def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[str, Any]:
-    """Does it. The data folder's lock is held.
+    """Does it. The data folder's lock is held, and the leases on its sources and on releases.
 
     Args:
         purge: older releases that hold rows of the sources are deleted as a whole.
@@ -127,7 +149,7 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
     receipt["digest"] = digest(receipt)
     name = f"{RECEIPTS}/{receipt['at'].replace(':', '')[:17]}Z-{receipt['digest'][:12]}.json"
     store.write_text(name, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
-    return {**receipt, "path": store.path(name)}
+    return {**receipt, "path": store.url(name)}
 
 
 def is_genuine(receipt: dict[str, Any]) -> bool:

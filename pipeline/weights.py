@@ -11,9 +11,13 @@ import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
+from socket import gaierror
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 from pipeline.errors import MissingWeights, SettingsError
 from pipeline.storage import digest, file_digest
@@ -93,9 +97,12 @@ def from_hub(repo: str, name: str, *, download: bool = True) -> Path:
         return Path(cached)
     reason = "it is not on this machine"
     if download:
+        from huggingface_hub import constants
         from huggingface_hub.errors import HFValidationError
 
         try:
+            if not constants.HF_HUB_OFFLINE:
+                _reach(constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT)
             return Path(hf_hub_download(repo, name))
         except (OSError, HFValidationError) as error:  # the hub's network and HTTP errors are OSErrors
             reason = str(error).strip().splitlines()[0]
@@ -164,6 +171,22 @@ def device(setting: str) -> str:
     if setting != "auto":
         raise SettingsError(f"This machine has no GPU that torch can use for {setting!r}.", hint="Use auto or cpu.")
     return "cpu"
+
+
+@lru_cache(maxsize=4)
+def _reach(hub: str, timeout_s: float) -> None:
+    """Asks a hub for anything at all, once in a process: its client tries for minutes to reach one that isn't there.
+
+    Raises:
+        OSError: there is no way to it. Any answer will do, bad ones are for the client to judge.
+    """
+    try:
+        urlopen(Request(hub, method="HEAD"), timeout=timeout_s).close()
+    except URLError as error:
+        if isinstance(error.reason, gaierror | ConnectionError | TimeoutError):
+            raise ConnectionError(f"{hub} can't be reached ({error.reason}).") from error
+    except (OSError, HTTPException):
+        return
 
 
 @lru_cache(maxsize=16)

@@ -63,10 +63,10 @@ def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
         "trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
         "mirror/trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
         "city.mp4": _city,
-        "talk.mp4": lambda path: mux(packages.trailer(), _loop(_reading(), 55), RATE, path),
+        "talk.mp4": lambda path: mux(packages.trailer(), loop(_reading(), 55), RATE, path),
         "silent.mp4": lambda path: mux(packages.trailer(), np.zeros((1, 55 * RATE), np.float32), RATE, path),
-        "effects.mp4": lambda path: mux(packages.trailer(), _loop(_effects(), 55), RATE, path),
-        "mute.mp4": lambda path: encode(path, _city_frames(12), Fraction(25), None, RATE),
+        "effects.mp4": lambda path: mux(packages.trailer(), loop(_effects(), 55), RATE, path),
+        "mute.mp4": lambda path: encode(path, city_frames(12), Fraction(25), None, RATE),
         "broken.mp4": _broken,
     }
     for neighbour in wanted:
@@ -94,10 +94,11 @@ def held_out(path: Path) -> Path:
 
 def _city(path: Path) -> None:
     """CC0 footage of a city in a loop, under a rendered piece of public-domain music."""
-    encode(path, _city_frames(CITY_S), Fraction(25), _loop(render("music", np.random.default_rng(1)), CITY_S), RATE)
+    encode(path, city_frames(CITY_S), Fraction(25), loop(render("music", np.random.default_rng(1)), CITY_S), RATE)
 
 
-def _city_frames(seconds: int) -> Iterator[np.ndarray]:
+def city_frames(seconds: int) -> Iterator[np.ndarray]:
+    """CC0 footage of a city at 25 fps, again and again."""
     clip = packages.fetch("city") / "cityCC0.mpg"
     once = [f[: f.shape[0] // 2 * 2] for f in frames_at(clip, [Fraction(i, 25) for i in range(180)])]
     return itertools.islice(itertools.cycle(once), seconds * 25)
@@ -112,7 +113,7 @@ def _reading() -> np.ndarray:
     return audio_window(packages.fetch("sonnet") / "audio.wav", rate=RATE, channels=1, start_s=0, end_s=50)[0]
 
 
-def _loop(audio: np.ndarray, seconds: float) -> np.ndarray:
+def loop(audio: np.ndarray, seconds: float) -> np.ndarray:
     """[N] -> [1, seconds * RATE], repeated as often as needed, at a usual level."""
     length = round(seconds * RATE)
     repeated = np.resize(audio, length)

@@ -14,6 +14,7 @@ from flows.cli.failures import by_class
 from flows.cli.shared import (
     DataOption,
     JsonOption,
+    LedgerOption,
     ProfileOption,
     SetOption,
     log_to_stderr,
@@ -32,7 +33,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def retry(
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     error_classes: Annotated[
         list[str], typer.Option("--class", help=f"Sources of this error class: {', '.join(ERROR_CLASSES)}.")
     ] = [],  # noqa: B006  (typer reads the default, nothing writes to it)
@@ -54,18 +56,18 @@ def retry(
             raise DvmsetError(f"There is no error class {wrong[0]!r}.", hint=f"Use {', '.join(ERROR_CLASSES)}.")
         if not error_classes and not sources:
             raise DvmsetError("Which sources?", hint="Give --class or --source; `dvmset status` lists what failed.")
-        ledger = open_ledger(data)
+        book = open_ledger(data, ledger)
         at = datetime.now(UTC)
         limit = at - timedelta(seconds=_seconds(older_than)) if older_than else at
         ids = _source_ids(sources)
         chosen = [
             failure
-            for failure in ledger.failures()
+            for failure in book.failures()
             if (not error_classes or failure.error_class in error_classes)
             and (not ids or failure.source_id in ids)
             and failure.at <= limit
         ]
-        ledger.reopen([failure.source_id for failure in chosen])
+        book.reopen([failure.source_id for failure in chosen])
         counts = {name: group["sources"] for name, group in by_class(chosen, at).items()}
         if as_json:
             print_json({"reopened": len(chosen), "classes": counts})
@@ -80,7 +82,8 @@ def retry(
 
 def plan(
     lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     profile: ProfileOption = "dvmset",
     overrides: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
@@ -90,7 +93,7 @@ def plan(
         from pipeline.config import load_profile
         from pipeline.plan import make_plan
 
-        made = make_plan(lists, data, load_profile(profile, overrides))
+        made = make_plan(lists, data, load_profile(profile, overrides), ledger_url=ledger)
         if as_json:
             print_json(made.as_json())
         else:

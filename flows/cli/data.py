@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,10 @@ from flows.cli.failures import by_class, print_failures, resting_hosts
 from flows.cli.shared import (
     DataOption,
     JsonOption,
+    LedgerOption,
     ProfileOption,
     SetOption,
+    busy,
     log_to_stderr,
     print_json,
     quieten_prefect,
@@ -34,7 +37,8 @@ LISTED = 20  # sources shown one by one
 
 def build(
     lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     profile: ProfileOption = "dvmset",
     overrides: SetOption = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a list has a bad row.")] = False,
@@ -50,7 +54,7 @@ def build(
         log_to_stderr(verbose)
         console = terminal()
         sources = _read_lists(lists, strict, console)
-        desk = open_desk(data, profile, overrides)
+        desk = open_desk(data, ledger, profile, overrides)
         with desk.lock():
             changes = desk.ledger.take_list(map(vars, sources), whole=False)
             for url in changes.refused:
@@ -72,45 +76,46 @@ def build(
             print_release(made, console, new=made is not None and made.id not in known)
 
 
-def status(data: DataOption = Path("data"), as_json: JsonOption = False) -> None:
+def status(data: DataOption = "data", ledger: LedgerOption = None, as_json: JsonOption = False) -> None:
     """Say where the sources and the seconds of a data folder are, and what went wrong."""
     with reported():
-        ledger = open_ledger(data)
-        funnel, states, errors = ledger.funnel().as_seconds(), ledger.states(), ledger.errors()
-        last = next(reversed(ledger.releases()), None)
-        release = str(data / "releases" / last.release_id) if last else None
+        book = open_ledger(data, ledger)
+        funnel, states, errors = book.funnel().as_seconds(), book.states(), book.errors()
+        last = next(reversed(book.releases()), None)
+        release = f"{data}/releases/{last.release_id}" if last else None
         if as_json:
-            failures = by_class(ledger.failures(), datetime.now(UTC))
+            failures = by_class(book.failures(), datetime.now(UTC))
             found = {"seconds": funnel, "states": states, "errors": errors, "release": release}
-            print_json(found | {"failures": failures, "resting": resting_hosts(ledger)})
+            print_json(found | {"failures": failures, "resting": resting_hosts(book)})
             return
         console = terminal()
         console.print("sources  " + ", ".join(f"{n} {state}" for state, n in states.items()))
         console.print(_funnel_table(funnel))
-        for source in ledger.sources()[:LISTED]:
+        for source in book.sources()[:LISTED]:
             if source.state == "ready":
-                console.print(f"{source.url}  {ledger.fate(source.source_id)}", highlight=False, soft_wrap=True)
-        print_failures(ledger, console)
+                console.print(f"{source.url}  {book.fate(source.source_id)}", highlight=False, soft_wrap=True)
+        print_failures(book, console)
         if last:
             console.print(f"release  {last.clips} clips, {last.seconds:.0f} s, made {last.created_at:%Y-%m-%d %H:%M}")
             console.print(f"         {release}", highlight=False, soft_wrap=True)
 
 
 def release(
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     profile: ProfileOption = "dvmset",
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Make a release of all clips that are ready, without fetching or computing anything."""
     with reported():
-        desk = open_desk(data, profile, overrides, must_exist=True)
+        desk = open_desk(data, ledger, profile, overrides, must_exist=True)
         with desk.lock():
             made = desk.release()
             print_release(made, terminal(), new=made is not None and made.changed)
 
 
 def validate(
-    folder: Annotated[Path, typer.Argument(help="The folder of a release.")], as_json: JsonOption = False
+    folder: Annotated[str, typer.Argument(help="The folder of a release, or its URL.")], as_json: JsonOption = False
 ) -> None:
     """Check a release: digests, schema, every row. Exits with 1 if anything is wrong."""
     with reported():
@@ -135,23 +140,26 @@ def validate(
         raise typer.Exit(1 if report.problems else 0)
 
 
-def open_desk(data: Path, profile: str, overrides: list[str], *, must_exist: bool = False) -> Desk:
+def open_desk(data: str, ledger: str | None, profile: str, overrides: list[str], *, must_exist: bool = False) -> Desk:
     """A desk at a data folder."""
     from pipeline.config import load_profile
     from pipeline.process import Desk
 
     if must_exist:
-        open_ledger(data).close()
-    return Desk(data, load_profile(profile, overrides))
+        open_ledger(data, ledger).close()
+    return Desk(data, load_profile(profile, overrides), ledger_url=ledger)
 
 
-def open_ledger(data: Path) -> Any:
-    """The ledger of a data folder that is there."""
+def open_ledger(data: str, ledger: str | None) -> Any:
+    """The ledger of a data folder that is there, or the one that is named."""
     from pipeline.ledger import Ledger
 
-    place = data / "ledger.sqlite"
+    if ledger:
+        return Ledger(ledger)
+    place = Path(data) / "ledger.sqlite"
     if not place.is_file():
-        raise DvmsetError(f"{data} is not a data folder: it has no ledger.sqlite.", hint="Give the --data of a build.")
+        hint = "Give the --data of a build, and its --ledger if it had one."
+        raise DvmsetError(f"{data} is not a data folder: it has no ledger.sqlite.", hint=hint)
     return Ledger(f"sqlite:///{place.absolute()}")
 
 
@@ -176,12 +184,15 @@ def _read_lists(lists: list[Path], strict: bool, console: Console) -> list[Sourc
 
 def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Console, verbose: bool) -> None:
     quieten_prefect(verbose)
-    with console.status("starting Prefect ..."):
-        from flows.build import run
-    from flows.progress import Progress
+    with ExitStack() as server:
+        with busy(console, "starting Prefect ..."):
+            from flows.build import run
+            from flows.progress import Progress
+            from flows.server import prefect_at_hand
 
-    with Progress(console, {i: names[i] for i in pending}) as progress:
-        run(desk, progress)
+            server.enter_context(prefect_at_hand())
+        with Progress(console, {i: names[i] for i in pending}) as progress:
+            run(desk, progress)
 
 
 def print_build(desk: Desk, since: datetime, console: Console) -> None:

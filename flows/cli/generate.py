@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.learn import AblationOption
-from flows.cli.shared import JsonOption, log_to_stderr, print_json, reported, terminal
+from flows.cli.shared import JsonOption, busy, log_to_stderr, print_json, reported, terminal
 from pipeline.errors import DvmsetError, SettingsError
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def generate(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Videos composed for at a time.")] = 4,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The --out folder of a `dvmset train`. Without: untrained.")
+        Path | None, typer.Option("--checkpoint", help="The --out folder of a `dvmset train`; else a bundled toy.")
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Needed only without --checkpoint; nano by default.")] = "",
+    preset: Annotated[str, typer.Option("--preset", help="Without --checkpoint: this one, untrained.")] = "",
     ablation: AblationOption = "",
     profile: Annotated[
         str, typer.Option("--profile", help="nano, dvmset or a YAML file: which vision model and codec.")
@@ -79,7 +79,7 @@ def generate(
         places = _in_folder(batch, out, ".wav" if audio_only else ".mp4") if batch else [(video or Path(), out)]
         if batch and not force:
             places = _left(places, console)
-        with console.status("starting ..."):
+        with busy(console, "starting ..."):
             from model import generate as music
         options = music.Options(
             seed=seed,
@@ -97,7 +97,7 @@ def generate(
         tasks = [music.Task(*place) for place in places]
         if not batch:
             music.check(tasks[0], options)  # once more later, but a slip of the pen needn't wait for the models
-        with console.status("loading the models ..."):
+        with busy(console, "loading the models ..."):
             models = music.load(checkpoint=checkpoint, preset=preset, ablation=ablation, profile=profile, device=device)
         for caveat in models.caveats():
             console.print(f"[bold yellow]warning[/] {caveat}", highlight=False, soft_wrap=True)
@@ -115,7 +115,7 @@ def generate(
             for task, found in music.generate_batch(tasks, models, options, batch=batch_size, on_step=on_step):
                 if isinstance(found, DvmsetError):
                     failed += 1
-                    console.print(f"[red]error[/] {task.video}: {found}", highlight=False, soft_wrap=True)
+                    terminal(stderr=True).print(f"[red]error[/] {task.video}: {found}", highlight=False, soft_wrap=True)
                 else:
                     _say(found, as_json, console)
         console.print(f"{len(tasks) - failed} of {len(tasks)} videos have music now", highlight=False)

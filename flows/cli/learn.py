@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import JsonOption, SetOption, log_to_stderr, print_json, quieten_prefect, reported, terminal
+from flows.cli.shared import JsonOption, SetOption, busy, log_to_stderr, print_json, quieten_prefect, reported, terminal
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -60,8 +61,11 @@ def train(
                 raise SettingsError("--init-from begins one stage.", hint="Give --stage 1 or --stage 2.")
             _train_both(release, out, preset, ablation, tuple(overrides), verbose)
             return
-        job = _job(release, preset, ablation, stage, out, init_from, resume, overrides)
-        _train(job, terminal())
+        console = terminal()
+        console.quiet = not _is_first()
+        with busy(console, "starting ..."):
+            job = _job(release, preset, ablation, stage, out, init_from, resume, overrides)
+        _train(job, console)
 
 
 def model(
@@ -76,7 +80,8 @@ def model(
         from model.settings import load_preset
 
         settings = load_preset(preset, overrides, ablation=ablation)
-        from model.vidmusician import describe
+        with busy(terminal(stderr=as_json), "starting ..."):
+            from model.vidmusician import describe
 
         how = settings.train
         found = describe(settings, batch, seconds=how.crop_s, precision=how.precision, checkpointing=how.checkpointing)
@@ -92,12 +97,13 @@ class Display:
     Args:
         console: where to write.
         job: the run.
+        loading: is closed when the run begins.
     """
 
-    def __init__(self, console: Console, job: Job) -> None:
+    def __init__(self, console: Console, job: Job, loading: ExitStack) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        self.console, self.job, self.steps = console, job, job.preset.train.steps
+        self.console, self.job, self.steps, self.loading = console, job, job.preset.train.steps, loading
         self.bar = Progress(
             TextColumn(f"stage {job.stage}"),
             BarColumn(),
@@ -112,6 +118,7 @@ class Display:
         """Shows an event."""
         values = event.values
         if event.kind == "begin":
+            self.loading.close()
             self._begin(event)
             self.bar.start()
             self.bar.update(self.task, completed=event.step)
@@ -138,15 +145,23 @@ class Display:
         values = event.values
         gb = {name: f"{size / 1e9:.1f}" for name, size in values["memory"].items()}
         self._line(
-            f"stage {self.job.stage} of {self.job.preset.name} {self.job.preset.ablation}".rstrip()
-            + f": {values['trainable']:,} parameters are trained, of {values['total']:,}"
+            f"stage {self.job.stage} of {self.job.preset.title}: {values['trainable']:,} parameters are trained, "
+            f"of {values['total']:,}"
         )
         self._line(
             f"{values['clips']} clips, {values['validation_clips']} for validation; {values['devices']}; "
             f"a step takes about {gb['needed']} GB, {gb['available']} GB are free"
         )
-        if event.step:
+        longest_s, crop_s = values["longest_clip_s"], self.job.preset.train.crop_s
+        if longest_s < crop_s:
+            self._line(f"[yellow]warning[/] crops have {crop_s} s, the longest clip has {longest_s:g}: all are padded")
+        if event.step >= self.steps:
+            self._line(f"all {self.steps} steps are made: there is nothing left to do")
+        elif event.step:
             self._line(f"goes on at step {event.step}")
+        elif not self.job.resume and (start := values["init_from"]):
+            which = f"stage {start['stage']} of {start['preset']} {start['ablation']}".rstrip()
+            self._line(f"begins with the weights of {which} at step {start['step']}: {start['run']}")
 
     def _line(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
@@ -193,11 +208,13 @@ def _settings_of(described: dict[str, Any], preset: str, ablation: str, override
 
 
 def _train(job: Job, console: Console) -> None:
-    with console.status("starting ..."):
-        from model.train import train as run
-    outcome = run(job, Display(console, job))
+    from model.train import train as run
+
+    with ExitStack() as loading:
+        loading.enter_context(busy(console, "loading the models ..."))
+        outcome = run(job, Display(console, job, loading))
     # A process of another device must end well too: Fabric takes down all of them otherwise.
-    if not outcome.finished and os.environ.get("LOCAL_RANK", "0") == "0":
+    if not outcome.finished and _is_first():
         again = shlex.join(["dvmset", "train", str(job.release), "--resume", str(job.out)])
         console.print(f"go on with  {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130)
@@ -208,14 +225,31 @@ def _train_both(
 ) -> None:
     from model.settings import load_preset
 
-    load_preset(preset, overrides, ablation=ablation)  # says at once what can't be used
-    with terminal().status("opening the release ..."):
+    console = terminal()
+    settings = load_preset(preset, overrides, ablation=ablation)  # says at once what can't be used
+    with busy(console, "opening the release ..."):
+        from model import runs
         from model.data import open_release
-    open_release(release)
+    opened = open_release(release)
+    places = {stage: runs.of_stage(out, stage) for stage in settings.stages}
+    finished = [stage for stage, run in places.items() if runs.is_finished(run, settings, stage, opened)]
+    for stage in finished:
+        console.print(f"stage {stage} is trained already: {places[stage]}", highlight=False, soft_wrap=True)
+    if len(finished) == len(places):
+        return
     quieten_prefect(verbose)
-    with terminal().status("starting Prefect ..."):
-        from flows.train import train as flow
-    flow(str(release), str(out), preset, ablation, overrides)
+    with ExitStack() as server:
+        with busy(console, "starting Prefect ..."):
+            from flows.server import prefect_at_hand
+            from flows.train import train as flow
+
+            server.enter_context(prefect_at_hand())
+        flow(str(release), str(out), preset, ablation, overrides)
+
+
+def _is_first() -> bool:
+    """Whether this is the process that speaks for all; Fabric starts the same command again for every other device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _rates(values: dict[str, Any]) -> str:

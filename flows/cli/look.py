@@ -16,6 +16,7 @@ from flows.cli.shared import (
     JsonOption,
     ProfileOption,
     SetOption,
+    busy,
     log_to_stderr,
     print_json,
     reported,
@@ -41,9 +42,10 @@ def inspect(
         log_to_stderr(False)
         settings = load_profile(profile, overrides)
         with _local(media, settings.fetch) as path:
-            from pipeline import inspect as inspection
+            with busy(terminal(stderr=as_json), "looking and listening ..."):
+                from pipeline import inspect as inspection
 
-            found = inspection.inspect_file(path, settings, name=media if "://" in media else Path(media).name)
+                found = inspection.inspect_file(path, settings, name=media if "://" in media else Path(media).name)
             if plot is not None:
                 inspection.plot(found, path, plot)
         if as_json:
@@ -56,7 +58,7 @@ def inspect(
 
 def doctor(
     profile: ProfileOption = "nano",
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
     as_json: JsonOption = False,
 ) -> None:
     """Check what dvmset depends on: versions, ffmpeg, disk, GPU, weights. Exits with 1 if the profile can't run."""
@@ -64,7 +66,7 @@ def doctor(
         from pipeline.config import load_profile
         from pipeline.doctor import examine
 
-        checks = examine(load_profile(profile), data)
+        checks = examine(load_profile(profile), Path(data))
         broken = [c for c in checks if c.needed and not c.ok]
         if as_json:
             print_json({"profile": profile, "ok": not broken, "checks": [vars(c) for c in checks]})

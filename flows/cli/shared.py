@@ -8,17 +8,27 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import DvmsetError
+from pipeline.errors import DiskFull, DvmsetError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-DataOption = Annotated[Path, typer.Option("--data", help="Data folder: ledger, media in work, features, releases.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="Data folder, or a URL such as s3://bucket/data: features, releases, and more.")
+]
+LedgerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ledger",
+        envvar="DVMSET_LEDGER",
+        show_envvar=True,
+        help="postgresql://user@host/database, which workers may share; by default a file in the data folder.",
+    ),
+]
 ProfileOption = Annotated[str, typer.Option("--profile", help="nano, dvmset, or the path of a YAML file.")]
 SetOption = Annotated[list[str], typer.Option("--set", help="Override a setting: group.field=value. May be repeated.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -30,16 +40,27 @@ def reported() -> Iterator[None]:
     try:
         yield
     except DvmsetError as error:
-        console = terminal(stderr=True)
-        console.print(f"[red]error[/] {error.message}", highlight=False, soft_wrap=True)
-        if error.hint:
-            console.print(f"      {error.hint}", style="dim", highlight=False, soft_wrap=True)
+        _print_error(error)
         raise typer.Exit(2) from error
     except (Exception, KeyboardInterrupt) as error:
-        if not _interrupted(error):
+        if _interrupted(error):
+            terminal(stderr=True).print("stopped; run the same command to go on")
+            raise typer.Exit(130) from None
+        if isinstance(error, typer.Exit):
             raise
-        terminal(stderr=True).print("stopped; run the same command to go on")
-        raise typer.Exit(130) from None
+        from pipeline.process.stage import disk_is_full
+
+        if disk_is_full(error):  # met by the ledger, or between two stages
+            _print_error(DiskFull(f"The disk is full ({error}).", hint="Free some space and run the command again."))
+            raise typer.Exit(2) from error
+        raise
+
+
+def _print_error(error: DvmsetError) -> None:
+    console = terminal(stderr=True)
+    console.print(f"[red]error[/] {error.message}", highlight=False, soft_wrap=True)
+    if error.hint:
+        console.print(f"      {error.hint}", style="dim", highlight=False, soft_wrap=True)
 
 
 def _interrupted(error: BaseException | None) -> bool:
@@ -55,6 +76,17 @@ def terminal(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, soft_wrap=not stream.isatty())  # a log is for grep: no breaks inside a line
+
+
+@contextmanager
+def busy(console: Console, text: str) -> Iterator[None]:
+    """Says what takes a while: beside a spinner in a terminal, as a line elsewhere."""
+    if console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        console.print(text, highlight=False)
+        yield
 
 
 def print_json(value: Any) -> None:
@@ -75,7 +107,6 @@ def quieten_prefect(verbose: bool) -> None:
     """Settles, before it is imported, that Prefect runs by itself, calls nobody, and says little."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
     if not verbose:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is shown by us

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +13,10 @@ from flows.cli.data import open_desk, open_ledger, print_build, print_release
 from flows.cli.shared import (
     DataOption,
     JsonOption,
+    LedgerOption,
     ProfileOption,
     SetOption,
+    busy,
     log_to_stderr,
     print_json,
     quieten_prefect,
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
 
 def refresh(
     lists: Annotated[list[Path], typer.Argument(help="All source lists of the data folder.")],
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     profile: ProfileOption = "dvmset",
     overrides: SetOption = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     as_json: JsonOption = False,
@@ -48,7 +53,7 @@ def refresh(
 
         log_to_stderr(verbose)
         console = terminal(stderr=as_json)
-        desk = open_desk(data, profile, overrides)
+        desk = open_desk(data, ledger, profile, overrides)
 
         def tell(bad: BadRow) -> None:
             console.print(f"[yellow]bad row[/] {bad.file}:{bad.line}: {bad.reason}", highlight=False, soft_wrap=True)
@@ -59,12 +64,15 @@ def refresh(
             _print_findings(found, console)
             if found.pending:
                 quieten_prefect(verbose)
-                with console.status("starting Prefect ..."):
-                    from flows.refresh import run
-                from flows.progress import Progress
+                with ExitStack() as server:
+                    with busy(console, "starting Prefect ..."):
+                        from flows.progress import Progress
+                        from flows.refresh import run
+                        from flows.server import prefect_at_hand
 
-                with Progress(console, desk.ledger.addresses(found.pending)) as progress:
-                    made = run(desk, found, progress)
+                        server.enter_context(prefect_at_hand())
+                    with Progress(console, desk.ledger.addresses(found.pending)) as progress:
+                        made = run(desk, found, progress)
                 print_build(desk, since, console)
             else:
                 made = desk.release()
@@ -87,7 +95,8 @@ def refresh(
 
 
 def takedown(
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     sources: Annotated[list[str], typer.Option("--source", help="Id of a source. May be repeated.")] = [],  # noqa: B006
     urls: Annotated[list[str], typer.Option("--url", help="Address of a video. May be repeated.")] = [],  # noqa: B006
     channel: Annotated[str, typer.Option("--channel", help="All videos of a channel, by its name.")] = "",
@@ -106,18 +115,19 @@ def takedown(
     with reported():
         from pipeline.process import locked
         from pipeline.storage import Store
-        from pipeline.takedown import Request, plan_takedown, take_down
+        from pipeline.takedown import Request, nobody_at_work, plan_takedown, take_down
 
         console = terminal(stderr=as_json)
-        ledger, store = open_ledger(data), Store(data)
-        with locked(store):
-            plan = plan_takedown(ledger, Request(tuple(sources), tuple(urls), channel, tuple(lists)))
+        book, store = open_ledger(data, ledger), Store(data)
+        with locked(store, book, shared=ledger is not None):
+            plan = plan_takedown(book, Request(tuple(sources), tuple(urls), channel, tuple(lists)))
             _print_plan(plan, console)
             question = "Take this down for good" + (", and delete the older releases that hold it?" if purge else "?")
             if not (yes or typer.confirm(question, err=as_json)):
                 console.print("Nothing was changed.")
                 raise typer.Exit(1)
-            receipt = take_down(store, ledger, plan, purge=purge)
+            with nobody_at_work(book, plan):
+                receipt = take_down(store, book, plan, purge=purge)
         if as_json:
             print_json(receipt)
             return
@@ -137,7 +147,8 @@ def serve(
     lists: Annotated[list[Path], typer.Argument(help="All source lists of the data folder.")],
     cron: Annotated[str, typer.Option("--cron", help='When to refresh: minute hour day month weekday, "0 3 * * *".')],
     timezone: Annotated[str, typer.Option("--timezone", help="Of --cron, e.g. Europe/Berlin.")] = "UTC",
-    data: DataOption = Path("data"),
+    data: DataOption = "data",
+    ledger: LedgerOption = None,
     profile: ProfileOption = "dvmset",
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
@@ -147,9 +158,12 @@ def serve(
     """
     with reported():
         from pipeline.config import load_profile
+        from pipeline.process import LEDGER
         from pipeline.sources import iter_list
 
         load_profile(profile, overrides)
+        if ledger:
+            os.environ[LEDGER] = ledger  # for the processes that the runs are in: Prefect would store a parameter
         for path in lists:
             next(iter(iter_list(path)), None)  # what can't be read is told now, not at night
         quieten_prefect(verbose=True)
@@ -158,7 +172,7 @@ def serve(
         terminal().print(f"refreshing {data} at {cron!r} ({timezone}); Ctrl-C ends it", highlight=False)
         parameters: dict[str, Any] = {
             "lists": [str(path.absolute()) for path in lists],
-            "data": str(data.absolute()),
+            "data": data if "://" in data else str(Path(data).absolute()),
             "profile": profile,
             "overrides": overrides,
         }

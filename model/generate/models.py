@@ -20,6 +20,8 @@ from pipeline.config import PROFILES, Profile, load_profile, names_in
 from pipeline.errors import SettingsError
 from pipeline.vision import VisionEncoder, load_vision
 
+BUNDLED = Path(__file__).parents[1] / "nano" / "checkpoint"
+"""Both stages of preset `nano`, trained by `model.nano.adapters`: makes the music where no checkpoint is named."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -74,6 +76,8 @@ class Models:
         found = []
         if self.checkpoint is None:
             found.append("No checkpoint: VidMusician is untrained and doesn't follow the video.")
+        elif self.checkpoint["run"] == str(BUNDLED):
+            found.append("No checkpoint: the bundled nano one makes this music, a toy (data_cards/nano.md).")
         elif self.musician.rhythm is not None and not self.musician.uses_rhythm:
             found.append("The checkpoint is of stage 1: the music doesn't follow the video's rhythm yet.")
         if random := [part for part, m in self.digests().items() if m["id"].startswith("random")]:
@@ -92,19 +96,22 @@ def load(
     """Loads what belongs together.
 
     Args:
-        checkpoint: folder of a training run, or of both stages, of which the last is taken; None: untrained weights.
-        preset: name or file; by default the checkpoint's, without one `nano`.
+        checkpoint: folder of a training run, or of both stages, of which the last is taken; None: the bundled one if no
+            preset is named either, else untrained weights.
+        preset: name or file; by default the checkpoint's.
         ablation: laid on the preset.
         profile: whose vision encoder and codec are used; by default those the checkpoint was trained with, without one
-            `nano` for the preset of that name and `dvmset` for others.
+            those of the preset's name or else `dvmset`.
         device: of VidMusician; the profile names the others'.
 
     Raises:
         SettingsError: the checkpoint is damaged, or of other models than those asked for.
         MissingWeights: frozen weights are neither here nor to be fetched.
     """
+    if checkpoint is None and not preset:
+        checkpoint = BUNDLED
     if checkpoint is None:
-        settings = load_preset(preset or "nano", ablation=ablation)
+        settings = load_preset(preset, ablation=ablation)
         around = load_profile(profile or (settings.name if settings.name in names_in(PROFILES) else "dvmset"))
         return _models(settings, around, device)
     run = last_stage(checkpoint)

@@ -34,6 +34,7 @@ from model.settings import SemanticSettings
 from pipeline.codec import load_codec
 from pipeline.config import CodecSettings
 from pipeline.nano import training
+from pipeline.nano.card import show
 
 LICENCE = "Apache-2.0"
 GEOMETRY = "nano"
@@ -129,8 +130,8 @@ def main() -> None:
     if options.samples:
         held_out.write_samples(model, codec, splits[1], options.samples, console)
     else:
-        console.print(held_out.table(model, *splits))
-        console.print(held_out.accents_table(model, codec, splits[1]))
+        tables = held_out.table(model, *splits), held_out.accents_table(model, codec, splits[1])
+        show(console, Path(__file__), options.out, *tables)
 
 
 def train(

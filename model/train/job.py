@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +16,12 @@ from model import runs
 from model.data import Clips, Release, open_release
 from model.decoder import GEOMETRIES
 from model.rhythm import CODE_RATE, CURVE_RATE
-from model.settings import Preset
+from model.settings import Preset, differences
 from model.vidmusician import describe
 from pipeline.errors import SettingsError
 from pipeline.shards import Spec
 
 CGROUP = Path("/sys/fs/cgroup")
-STEPS_ONLY = "train.steps"  # the one setting of a run that may change when it goes on
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,21 @@ class Plan:
     start: runs.Checkpoint | None
     described: dict[str, Any]
 
+    def init_from(self) -> dict[str, Any] | None:
+        """Whose weights the run began with, for its record; None if they are its own."""
+        if self.job.resume or self.start is None:
+            return self.described.get("init_from")
+        preset = runs.preset_of_run(self.described)
+        return {
+            "run": str(self.job.init_from),
+            "preset": preset.name,
+            "ablation": preset.ablation,
+            "preset_digest": preset.digest(),
+            "stage": self.described["stage"],
+            "step": self.start.position.step,
+            "weights_sha256": self.start.digests[runs.WEIGHTS],
+        }
+
 
 def prepare(job: Job) -> Plan:
     """Opens what a job needs.
@@ -78,9 +92,10 @@ def prepare(job: Job) -> Plan:
             hint="--resume goes on with everything as it was, --init-from begins a run with the weights of another.",
         )
     if job.stage not in job.preset.stages:
-        named = " ".join(filter(None, (job.preset.name, job.preset.ablation)))
         stages = " and ".join(map(str, job.preset.stages))
-        raise SettingsError(f"Preset {named} has no stage {job.stage}.", hint=f"It is trained in stage {stages}.")
+        raise SettingsError(
+            f"Preset {job.preset.title} has no stage {job.stage}.", hint=f"It is trained in stage {stages}."
+        )
     if job.stage == 2 and not (job.init_from or job.resume):
         raise SettingsError("Stage 2 goes on from a stage 1.", hint="Give its run with --init-from.")
     _check_folder(job)
@@ -94,7 +109,10 @@ def prepare(job: Job) -> Plan:
     if (run := job.out if job.resume else job.init_from) is not None:
         described = runs.read_run(run)
         start = runs.newest(run)
-        _check_resumed(job, release, described) if job.resume else _check_initial(job, run, described)
+        if job.resume:
+            runs.check_same(run, described, job.preset, job.stage, release)
+        else:
+            _check_initial(job, run, described)
     return Plan(job, release, training, validation if validation else None, start, described)
 
 
@@ -151,13 +169,6 @@ def available_bytes(device: torch.device) -> int:
     return min(available, int(most) - used + int(cached))
 
 
-def differences(old: Preset, new: Preset) -> list[str]:
-    """The settings in which two presets differ, as `group.field: old -> new`; names and operational ones left out."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    names = sorted(before.keys() | after.keys())
-    return [f"{n}: {before.get(n)} -> {after.get(n)}" for n in names if before.get(n) != after.get(n)]
-
-
 def check_frozen(plan: Plan, provenance: Mapping[str, Mapping[str, str]]) -> None:
     """Whether the frozen models are those that the weights to start from were trained beside.
 
@@ -193,14 +204,6 @@ def describe_run(
         "threads": torch.get_num_threads(),
         **runs.provenance(),
     }
-    init_from = None
-    if plan.start and not job.resume:
-        init_from = {
-            "run": str(job.init_from),
-            "stage": plan.described["stage"],
-            "step": plan.start.position.step,
-            "weights_sha256": plan.start.digests[runs.WEIGHTS],
-        }
     return {
         "format": runs.FORMAT,
         "preset": job.preset.model_dump(mode="json"),
@@ -211,7 +214,7 @@ def describe_run(
         "data_models": {room: vars(found) for room, found in plan.training.spec.models.items()},
         "licence": f"The weights here are of use only with the decoder {decoder['id']}: {decoder['licence']}.",
         "parameters": parameters,
-        "init_from": plan.described["init_from"] if job.resume else init_from,
+        "init_from": plan.init_from(),
         "sessions": [*(plan.described["sessions"] if job.resume else []), session],
     }
 
@@ -221,11 +224,12 @@ def _check_folder(job: Job) -> None:
         raise SettingsError(
             f"{job.out} holds a run already.", hint=f"Go on with it by --resume {job.out}, or name another --out."
         )
-    try:
-        job.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{job.out} can't be made: {error}.", hint="Name another --out.") from error
-    if not os.access(job.out, os.W_OK):
+    place = job.out.absolute()  # the folder is made with the first file in it: a start that is refused leaves none
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise SettingsError(f"{job.out} can't be made: {place} is a file.", hint="Name another --out.")
+    if not os.access(place, os.W_OK):
         raise SettingsError(f"{job.out} can't be written to.", hint="Name another --out.")
 
 
@@ -247,38 +251,19 @@ def _check_fit(spec: Spec, preset: Preset, where: Path) -> None:
         )
 
 
-def _check_resumed(job: Job, release: Release, described: Mapping[str, Any]) -> None:
-    """Whether a run would go on as what it was."""
-    old = runs.preset_of_run(described)
-    pairs = {
-        "release": (described["release"]["id"], release.id),
-        "release digest": (described["release"]["digest"], release.digest),
-        "stage": (described["stage"], job.stage),
-    }
-    wrong = [f"{name}: {before} -> {after}" for name, (before, after) in pairs.items() if before != after]
-    wrong += [d for d in differences(old, job.preset) if not d.startswith(f"{STEPS_ONLY}:")]
-    if wrong:
-        raise SettingsError(
-            f"{job.out} can't go on as another run: {'; '.join(wrong)}.",
-            hint="Resume it as it was, or begin a new run with its weights by --init-from.",
-        )
-
-
 def _check_initial(job: Job, run: Path, described: Mapping[str, Any]) -> None:
     """Whether the weights of another run mean the same in this one. Their shapes are checked when they are loaded."""
     old = runs.preset_of_run(described)
     rhythm = old.rhythm.kind != "none" and described["stage"] == old.stages[-1]
+    if rhythm and described["stage"] < job.stage:
+        raise SettingsError(
+            f"{run} was trained in one stage ({old.title}): its rhythm part is trained, and stage {job.stage} begins "
+            "with one that isn't.",
+            hint="Give --init-from a run of stage 1 of a preset that has two.",
+        )
     groups = ("decoder.", "semantic.", "rhythm.") if rhythm else ("decoder.", "semantic.")
     if wrong := [d for d in differences(old, job.preset) if d.startswith(groups)]:
         raise SettingsError(
-            f"The weights of {run} are of another model: {'; '.join(wrong)}.",
+            f"The weights of {run} ({old.title}) are of another model: {'; '.join(wrong)}.",
             hint="Use the preset and ablation it was trained with.",
         )
-
-
-def _flat(preset: Preset) -> Iterator[tuple[str, Any]]:
-    for name, value in preset.key().items():
-        if name in ("name", "ablation"):
-            continue
-        values = getattr(preset, name).key() if isinstance(value, dict) else {"": value}
-        yield from ((f"{name}.{field}".rstrip("."), v) for field, v in values.items())

@@ -275,4 +275,6 @@ def _overview(plan: Plan, model: VidMusician, fabric: Fabric, memory: Mapping[st
         "validation_clips": len(plan.validation) if plan.validation else 0,
         "devices": f"{fabric.world_size} x {fabric.device.type}",
         "memory": dict(memory),
+        "longest_clip_s": plan.training.longest_s(plan.job.preset.train.crop_s),
+        "init_from": plan.init_from(),
     }

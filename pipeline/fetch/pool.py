@@ -30,6 +30,7 @@ from pipeline.fetch.work import Came, Order, Progress, Seen
 
 JOBS = 200  # downloads of one process: what libraries leak stays small
 START_S = 120.0  # for a start on a busy machine
+STARTS = 3  # a process that is killed while it starts is replaced, so many in all
 LOOK_S = 0.25  # between two looks at a download
 MERGING = 2.2  # a picture and a sound lie beside the file that they are merged into
 
@@ -44,9 +45,8 @@ def reserved() -> Iterator[None]:
 
     For a pause between two downloads to be one at the site, too, nothing slow may come after it.
     """
-    _mine.child = child = _take()
+    _mine.child = child = _ready()
     try:
-        child.wait_ready()
         yield
     finally:
         if getattr(_mine, "child", None) is child:
@@ -62,7 +62,7 @@ def run(order: Order, secrets: Secrets, on_progress: Progress | None) -> Came | 
         OSError: the disk is full, or nearly so.
         DvmsetError: the process can't be started.
     """
-    child = _take()
+    child = _ready()
     try:
         answer = _attend(child, order, secrets, on_progress)
     except BaseException:
@@ -84,7 +84,6 @@ def _attend(
     child: _Child, order: Order, secrets: Secrets, on_progress: Progress | None
 ) -> Came | Seen | SourceError | Broke:
     """Gives the order, passes on what the process says, and watches over it until it answers."""
-    child.wait_ready()
     watch = Watchdog(order)
     try:
         child.connection.send(order)
@@ -200,8 +199,8 @@ class _Child:
             return
         try:
             self.ready = self.connection.poll(START_S) and self.connection.recv() == READY
-        except EOFError:
-            self.ready = False
+        except (EOFError, ConnectionError):
+            self.process.wait()
         if not self.ready:
             raise DvmsetError(
                 "The process that downloads doesn't start.",
@@ -226,6 +225,26 @@ def _give_back(child: _Child) -> None:
             _idle.append(child)
     else:
         child.kill()
+
+
+def _ready() -> _Child:
+    """A process that waits for an order; one that was killed while it started, as the kernel does for want of memory,
+    is replaced.
+
+    Raises:
+        DvmsetError: it doesn't start.
+    """
+    for left in reversed(range(STARTS)):
+        child = _take()
+        try:
+            child.wait_ready()
+            break
+        except DvmsetError:
+            killed = (child.process.poll() or 0) < 0
+            child.kill()
+            if not killed or not left:
+                raise
+    return child
 
 
 def _take() -> _Child:

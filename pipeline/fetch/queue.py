@@ -55,6 +55,8 @@ class DownloadQueue:
             self.waiting.setdefault(host, deque()).append(source_id)
         self.loading: Counter[str] = Counter()  # by host
         self.landed: dict[str, int] = {}  # bytes of media whose features aren't computed yet
+        self.aside: list[str] = []  # with other workers
+        self.look_at = 0.0  # ... when they are looked at again, monotonic
         self.disk_full = False
         self.closed = False
         self.changed = threading.Condition()
@@ -65,9 +67,10 @@ class DownloadQueue:
         with self.changed:
             while not self.closed:
                 breakers = self.ledger.open_breakers()
+                self._take_up()
                 if (source_id := self._next(breakers)) is not None:
                     return source_id
-                if not self.loading.total() and not self.landed:
+                if not self.loading.total() and not self.landed and not self.aside:
                     resting = self._held_back(breakers)
                     first = min(resting, key=lambda held: held.until, default=None)
                     if first is None or first.until - self.clock() > self.settings.patience_s:
@@ -95,6 +98,14 @@ class DownloadQueue:
             self.waiting.setdefault(host, deque()).appendleft(source_id)
             self.changed.notify_all()
 
+    def put_aside(self, source_id: str) -> None:
+        """Another worker has this source: it comes last, and is handed out again after a while."""
+        with self.changed:
+            self.loading[self.host[source_id]] -= 1
+            self.look_at = time.monotonic() + LOOK_S
+            self.aside.append(source_id)
+            self.changed.notify_all()
+
     def computed(self, source_id: str) -> None:
         """The media of a source isn't needed any more."""
         with self.changed:
@@ -107,6 +118,13 @@ class DownloadQueue:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
+
+    def _take_up(self) -> None:
+        """Sources that were put aside wait for their turn again, once it is time."""
+        if self.aside and time.monotonic() >= self.look_at:
+            for source_id in self.aside:
+                self.waiting.setdefault(self.host[source_id], deque()).append(source_id)
+            self.aside = []
 
     def _next(self, breakers: Mapping[str, HostRow]) -> str | None:
         if self.loading.total() >= self.settings.threads or self._is_full():

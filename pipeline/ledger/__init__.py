@@ -1,6 +1,6 @@
 """The ledger: what happened to each source, and what came of it. It is the truth; Prefect's history is not.
 
-One SQLAlchemy database (SQLite in WAL mode by default, any other by URL). Times of media are integer milliseconds, so
+One SQLAlchemy database (SQLite in WAL mode by default, Postgres by URL). Times of media are integer milliseconds, so
 that sums are exact.
 """
 

@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from sqlalchemy import create_engine, event
+from sqlalchemy import ColumnElement, Engine, create_engine, event, func, literal, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import sessionmaker
 
+from pipeline.errors import DvmsetError, SettingsError
 from pipeline.ledger.migrate import bring_up_to_date
 
 
 class Core:
-    """An open ledger; safe to use from several threads.
+    """An open ledger; safe to use from several threads, and from several machines if it is on a server.
 
     Args:
-        url: SQLAlchemy URL, e.g. `sqlite:////data/ledger.sqlite`.
+        url: `sqlite:////data/ledger.sqlite` or `postgresql://user@host/database`.
 
     Raises:
-        DvmsetError: it was written by a newer dvmset.
+        DvmsetError: it can't be opened, or was written by a newer dvmset.
+        SettingsError: the URL is of no such database, or the package for it is missing.
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
-        if self.engine.dialect.name == "sqlite":
-            event.listen(self.engine, "connect", _use_wal)
-        bring_up_to_date(self.engine)
+        self.engine = _engine(url)
+        try:
+            bring_up_to_date(self.engine)
+        except OperationalError as error:
+            shown, why = self.engine.url.render_as_string(), str(error.orig).strip()  # shown without the password
+            raise DvmsetError(f"The ledger {shown} can't be opened: {why}.", hint="Check its URL.") from error
         self.session = sessionmaker(self.engine, expire_on_commit=False)
+
+    @property
+    def insert(self) -> Any:
+        """The INSERT of this database, which knows ON CONFLICT."""
+        return postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+
+    @property
+    def clock(self) -> ColumnElement[Any]:
+        """Seconds since the epoch, by a clock that all workers share: the server's, or that of a file's machine."""
+        if self.engine.dialect.name == "postgresql":
+            return func.extract("epoch", func.clock_timestamp())
+        return literal(time.time())
 
     def close(self) -> None:
         """Gives all connections back."""
         self.engine.dispose()
+
+
+def _engine(text: str) -> Engine:
+    hint = "Write postgresql://user@host/database or sqlite:////path/of/ledger.sqlite."
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise SettingsError("The URL of the ledger can't be read.", hint=hint) from error  # not shown: has a password
+    match url.get_backend_name():
+        case "sqlite":
+            engine = create_engine(url, connect_args={"timeout": 60})
+            event.listen(engine, "connect", _use_wal)
+            return engine
+        case "postgresql":
+            try:
+                engine = create_engine(url.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+            except ImportError as error:
+                raise SettingsError(
+                    f"A ledger on Postgres needs a package that is missing here ({error}).",
+                    hint="Run `pip install 'dvmset[postgres]'`.",
+                ) from error
+            event.listen(engine, "connect", _use_utc)
+            return engine
+        case name:
+            raise SettingsError(f"A ledger can't be kept by {name!r}.", hint=hint)
+
+
+def _use_utc(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+    connection.commit()
 
 
 def _use_wal(connection: Any, _: Any) -> None:

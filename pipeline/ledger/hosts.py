@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import insert, literal, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from pipeline.ledger.core import Core
@@ -39,7 +39,7 @@ class HostBreakers(Core):
             Until when the host rests.
         """
         with self.session.begin() as session:
-            row = _row(session, host)
+            row = self._row(session, host)
             if row.rests_until <= at:
                 rest_s = max(rest_s, min(rest_s * 2**row.openings, longest_s))
                 row.openings += 1
@@ -50,7 +50,7 @@ class HostBreakers(Core):
     def count_refusal(self, host: str) -> int:
         """Counts a source that the host refused; returns how many they are in a row."""
         with self.session.begin() as session:
-            row = _row(session, host)
+            row = self._row(session, host)
             row.refusals += 1
             return row.refusals
 
@@ -67,14 +67,11 @@ class HostBreakers(Core):
             claimed = session.execute(update(HostRow).where(free).values(probed_until=at + lease_s))
             return bool(claimed.rowcount)  # type: ignore[attr-defined]
 
+    def _row(self, session: Session, host: str) -> HostRow:
+        """The row of a host, locked; made in one statement if it isn't there, since other workers may make it too."""
+        session.execute(self.insert(HostRow).values(_closed(host)).on_conflict_do_nothing())
+        return session.get_one(HostRow, host, with_for_update=True)
+
 
 def _closed(host: str) -> dict[str, Any]:
     return {"host": host, "rests_until": 0.0, "openings": 0, "refusals": 0, "probed_until": 0.0}
-
-
-def _row(session: Session, host: str) -> HostRow:
-    """The row of a host, locked; made in one statement if it isn't there, since other workers may make it too."""
-    closed = _closed(host)
-    missing = ~select(HostRow.host).where(HostRow.host == host).exists()
-    session.execute(insert(HostRow).from_select(list(closed), select(*map(literal, closed.values())).where(missing)))
-    return session.get_one(HostRow, host, with_for_update=True)

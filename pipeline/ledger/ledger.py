@@ -10,16 +10,19 @@ from typing import Any
 from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.orm import Session
 
+from pipeline.errors import POLICIES
 from pipeline.ledger.hosts import HostBreakers
+from pipeline.ledger.leases import Leases
 from pipeline.ledger.lists import Lists
 from pipeline.ledger.releases import Releases
-from pipeline.ledger.retries import Retries
+from pipeline.ledger.retries import Retries, outdated
 from pipeline.ledger.tables import (
     FAILED,
     PENDING,
     TAKEN_DOWN,
     AttemptRow,
     ClipRow,
+    EventRow,
     MediaRow,
     SourceRow,
     SpanRow,
@@ -49,8 +52,8 @@ class Funnel:
         }
 
 
-class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
-    """All reads and writes of the ledger; safe to use from several threads."""
+class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases):
+    """All reads and writes of the ledger; safe to use from several threads and workers."""
 
     # sources
 
@@ -67,14 +70,22 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
         with self.session() as session:
             return session.scalars(select(SourceRow).order_by(SourceRow.position)).all()
 
-    def pending(self, done_key: str, retry: Sequence[str]) -> list[str]:
-        """Ids, in list order, of sources that are not finished under `done_key` and not failed for good."""
+    def pending(self, done_key: str, retry: Sequence[str], only: str = "") -> list[str]:
+        """Ids, in list order, of sources that are not finished under `done_key` and not failed for good.
+
+        Those that are to be fetched again, since they changed upstream, are among them.
+
+        Args:
+            only: asks for this source alone.
+        """
         query = (
             select(SourceRow.source_id)
-            .where(SourceRow.done_key != done_key, SourceRow.withheld == "")
+            .where((SourceRow.done_key != done_key) | SourceRow.source_id.in_(outdated()), SourceRow.withheld == "")
             .where((SourceRow.state != "failed") | SourceRow.error_class.in_(retry))
             .order_by(SourceRow.position)
         )
+        if only:
+            query = query.where(SourceRow.source_id == only)
         with self.session() as session:
             return list(session.scalars(query))
 
@@ -103,8 +114,14 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
         seconds: float,
         retry_after_s: float | None = None,
     ) -> None:
-        """Records a stage that failed, and lays the source's fetched seconds aside as failed."""
+        """Records a stage that failed, and lays the source's fetched seconds aside as failed.
+
+        One that is ready and is fetched again because it changed upstream stays ready while its class has more tries.
+        """
         with self.session.begin() as session:
+            media = session.get(MediaRow, source_id)
+            ready = session.scalar(select(SourceRow.state).where(SourceRow.source_id == source_id)) == "ready"
+            keeps = ready and stage == "fetch" and media is not None and media.key == ""
             session.add(
                 AttemptRow(
                     source_id=source_id,
@@ -116,18 +133,29 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
                     retry_after_s=retry_after_s,
                 )
             )
-            session.execute(
-                update(SourceRow)
-                .where(SourceRow.source_id == source_id)
-                .values(state="failed", error_class=error_class, done_key="")
-            )
-            media = session.get(MediaRow, source_id)
-            if media is not None:
-                _replace_spans(session, source_id, [(0, media.duration_ms, FAILED)])
+            if not (keeps and POLICIES[error_class].tries > 1):  # type: ignore[index]
+                _lay_aside(session, source_id, error_class, media)
             if stage == "fetch":
                 asked = session.get(UpstreamRow, source_id) or UpstreamRow(source_id=source_id, revision="", gone="")
                 asked.checked_at = now()
                 session.add(asked)
+
+    def drop_outdated(self, done_key: str) -> None:
+        """Sources that can't be fetched again now have failed if their clips were made under another key."""
+        waiting = (SourceRow.state == "ready") & (SourceRow.done_key != done_key) & SourceRow.source_id.in_(outdated())
+        for failure in list(self._failures(waiting)):
+            with self.session.begin() as session:
+                _lay_aside(session, failure.source_id, failure.error_class, session.get(MediaRow, failure.source_id))
+
+    def attempts(self, after: int) -> list[AttemptRow]:
+        """Attempts that came after one, by its id; in the order in which they ended."""
+        with self.session() as session:
+            return list(session.scalars(select(AttemptRow).where(AttemptRow.id > after).order_by(AttemptRow.id)))
+
+    def last_attempt(self) -> int:
+        """The id of the newest attempt; 0 if there is none."""
+        with self.session() as session:
+            return session.scalar(select(func.max(AttemptRow.id))) or 0
 
     def last_errors(self) -> list[AttemptRow]:
         """For each failed source the attempt that failed it, in list order."""
@@ -170,6 +198,8 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
         with self.session.begin() as session:
             known = session.get(MediaRow, row["source_id"])
             same = known is not None and known.sha256 == row["sha256"] and known.duration_ms == row["duration_ms"]
+            if known is not None and known.key == "" and not same:  # noted again: a release may have come in between
+                session.add(EventRow(source_id=row["source_id"], kind="changed"))
             session.merge(MediaRow(**row, fetched_at=now()))
             if not same:
                 session.execute(delete(ClipRow).where(ClipRow.source_id == row["source_id"]))
@@ -278,6 +308,13 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers):
         query = select(column, func.count()).where(*where).group_by(column).order_by(column)
         with self.session() as session:
             return {str(value): int(n) for value, n in session.execute(query)}
+
+
+def _lay_aside(session: Session, source_id: str, error_class: str, media: MediaRow | None) -> None:
+    failed = {"state": "failed", "error_class": error_class, "done_key": ""}
+    session.execute(update(SourceRow).where(SourceRow.source_id == source_id).values(**failed))
+    if media is not None:
+        _replace_spans(session, source_id, [(0, media.duration_ms, FAILED)])
 
 
 def _replace_spans(session: Session, source_id: str, spans: Sequence[tuple[int, int, str]]) -> None:

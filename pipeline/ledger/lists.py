@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from pipeline.errors import DvmsetError
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import GONE, REMOVED, EventRow, SourceRow, TombstoneRow, now
+from pipeline.ledger.tables import GONE, REMOVED, EventRow, LedgerRow, SourceRow, TombstoneRow, now
 
 _CHUNK = 5000  # rows held at a time
 _FEW = 10  # so many sources may always leave a list
@@ -95,6 +95,7 @@ class Lists(Core):
                 connection.execute(insert(_listed), chunk)
             first = select(func.min(_listed.c.position)).group_by(_listed.c.source_id)
             connection.execute(delete(_listed).where(_listed.c.position.not_in(first)))
+            connection.execute(update(LedgerRow).values(version=LedgerRow.version))  # waits for another who does this
             changes = _compare(connection, whole, most_removed)
             _listed.drop(connection)
         return changes
@@ -154,4 +155,5 @@ def _note(connection: Connection, ids: Select[Any], kind: str, at: datetime) -> 
     """Records an event of each source that the query finds; returns how many they are."""
     found = ids.subquery()
     rows = select(found.c.source_id, literal(kind), literal(""), literal(at))
-    return connection.execute(insert(EventRow).from_select(["source_id", "kind", "detail", "at"], rows)).rowcount
+    noted = insert(EventRow).from_select(["source_id", "kind", "detail", "at"], rows)
+    return connection.execute(noted, execution_options={"preserve_rowcount": True}).rowcount

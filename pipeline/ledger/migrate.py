@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, delete, insert, inspect, literal, select
+from sqlalchemy import Column, Connection, Engine, delete, func, insert, inspect, literal, select
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from pipeline.errors import DvmsetError
 from pipeline.ledger.tables import Base, LedgerRow
 
-VERSION = 2  # raised when a table or a column is added
+VERSION = 3  # raised when a table or a column is added
+_LOCK = 0x64766D73  # "dvms": any number that nobody else locks by
 
 
 def bring_up_to_date(engine: Engine) -> None:
@@ -21,6 +22,8 @@ def bring_up_to_date(engine: Engine) -> None:
         DvmsetError: it was written by a newer dvmset.
     """
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # several workers may open a new ledger at the same time
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         found = set(inspect(connection).get_table_names())
         version = connection.scalar(select(LedgerRow.version)) if LedgerRow.__tablename__ in found else None
         if version == VERSION:

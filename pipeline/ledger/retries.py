@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Select, func, select, true, update
 from sqlalchemy.orm import aliased
 
 from pipeline.errors import due
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import AttemptRow, MediaRow, SourceRow, TombstoneRow
+from pipeline.ledger.tables import AttemptRow, MediaRow, SourceRow, TombstoneRow, UpstreamRow
 
 _PART = 500  # ids in one statement
 
@@ -67,11 +67,38 @@ class Retries(Core):
 
     def failures(self) -> list[Failure]:
         """All failed sources that are not withheld, in list order."""
+        return list(self._failures(SourceRow.state == "failed"))
+
+    def resting(self, at: datetime, only: str = "") -> set[str]:
+        """Ids of the sources whose last attempt failed and that are not due at a moment, if ever.
+
+        Args:
+            only: asks for this source alone.
+        """
+        asked = SourceRow.source_id == only if only else true()
+        refetched = (SourceRow.state == "ready") & SourceRow.source_id.in_(outdated())
+        found: set[str] = set()
+        for which in (SourceRow.state == "failed", refetched):
+            found.update(f.source_id for f in self._failures(which & asked) if f.due is None or f.due > at)
+        return found
+
+    def given_up(self, source_ids: Sequence[str]) -> list[str]:
+        """Those of some sources that no build works on: withheld ones, and ones that have failed for good."""
+        found: list[str] = []
+        for begin in range(0, len(source_ids), _PART):
+            part = SourceRow.source_id.in_(source_ids[begin : begin + _PART])
+            with self.session() as session:
+                found += session.scalars(select(SourceRow.source_id).where(part, SourceRow.withheld != ""))
+            found += (f.source_id for f in self._failures(part & (SourceRow.state == "failed")) if f.due is None)
+        return found
+
+    def _failures(self, which: ColumnElement[bool]) -> Iterator[Failure]:
+        """Those of some sources whose last attempt at a stage failed, in list order; a thousand are held at a time."""
         last, tried, good = AttemptRow, aliased(AttemptRow), aliased(AttemptRow)
         newest = (
             select(func.max(AttemptRow.id))
             .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
-            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed", SourceRow.withheld == "")
+            .where(AttemptRow.outcome == "failed", which, SourceRow.withheld == "")
             .group_by(AttemptRow.source_id)
         )
         succeeded = (
@@ -86,20 +113,18 @@ class Retries(Core):
             .where(tried.id > succeeded)
             .correlate(last)
             .scalar_subquery()
+            .label("failures")
         )
         query = (
-            select(SourceRow.url, last, in_a_row)
+            select(last.source_id, SourceRow.url, last.stage, last.error_class, last.message, in_a_row, last.at)
+            .add_columns(last.retry_after_s)
             .join(SourceRow, SourceRow.source_id == last.source_id)
-            .where(last.id.in_(newest))
+            .where(last.id.in_(newest), last.id > succeeded)
             .order_by(SourceRow.position)
         )
-        with self.session() as session:
-            return [
-                Failure(
-                    a.source_id, url, a.stage, a.error_class, a.message, count, _utc(a.at), a.retry_after_s
-                )
-                for url, a, count in session.execute(query)
-            ]  # fmt: skip
+        with self.engine.connect() as connection:
+            for row in connection.execute(query.execution_options(yield_per=1000)):
+                yield Failure(**{**row._mapping, "at": _utc(row.at)})
 
     def rates(self) -> Rates:
         """Rates over all attempts that went well."""
@@ -117,11 +142,11 @@ class Retries(Core):
                 select(func.count(), length, func.sum(MediaRow.bytes)).select_from(MediaRow)
             ).one()
             down, down_s = session.execute(fetched).one()
-            real_time = {stage: (s * 1000 / ms, n) for stage, s, ms, n in session.execute(by_stage) if ms}
+            real_time = {stage: (s * 1000 / int(ms), n) for stage, s, ms, n in session.execute(by_stage) if ms}
         if not media or not ms:
             return Rates()
-        seconds = ms / 1000
-        return Rates(media, seconds / media, size / seconds, down / down_s if down_s else 0.0, real_time)
+        seconds = int(ms) / 1000  # Postgres gives sums as decimals
+        return Rates(media, seconds / media, int(size) / seconds, int(down) / down_s if down_s else 0.0, real_time)
 
     def buried_keys(self) -> set[str]:
         """Keys of the videos that were taken down."""
@@ -145,6 +170,12 @@ class Retries(Core):
                 session.execute(
                     update(SourceRow).where(part, SourceRow.state == "failed").values(state="new", error_class="")
                 )
+
+
+def outdated() -> Select[tuple[str]]:
+    """Ids of the sources whose media changed upstream and is to be fetched again, those excepted that are gone now."""
+    gone = select(UpstreamRow.source_id).where(UpstreamRow.gone != "")
+    return select(MediaRow.source_id).where(MediaRow.key == "", MediaRow.source_id.not_in(gone))
 
 
 def _utc(at: datetime) -> datetime:

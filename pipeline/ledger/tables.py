@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
@@ -23,9 +23,9 @@ def now() -> datetime:
 
 
 class Base(DeclarativeBase):
-    """Declarative base; JSON columns hold plain dicts."""
+    """Declarative base; JSON columns hold plain dicts, and times are UTC (SQLite gives them back without the zone)."""
 
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012  (SQLAlchemy's own protocol)
+    type_annotation_map = {dict[str, Any]: JSON, datetime: DateTime(timezone=True)}  # noqa: RUF012  (SQLAlchemy's own)
 
 
 class SourceRow(Base):
@@ -62,7 +62,7 @@ class AttemptRow(Base):
     error_class: Mapped[str] = mapped_column(default="")
     message: Mapped[str] = mapped_column(default="")
     seconds: Mapped[float] = mapped_column(default=0.0)
-    bytes: Mapped[int] = mapped_column(default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     retry_after_s: Mapped[float | None]  # what the server asked for
     at: Mapped[datetime] = mapped_column(default=now, index=True)
 
@@ -114,7 +114,7 @@ class MediaRow(Base):
     key: Mapped[str]
     name: Mapped[str]  # within the data folder
     sha256: Mapped[str] = mapped_column(index=True)
-    bytes: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
     duration_ms: Mapped[int]
     has_video: Mapped[bool]
     has_audio: Mapped[bool]
@@ -177,6 +177,18 @@ class HostRow(Base):
     def free_at(self) -> float:
         """When the host may be asked again."""
         return max(self.rests_until, self.probed_until)
+
+
+class LeaseRow(Base):
+    """Something that only one worker may do at a time: work on a source (by its id), make a release, change the lists.
+
+    `until` is in seconds since the epoch, by the ledger's clock.
+    """
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    worker: Mapped[str]
+    until: Mapped[float]
 
 
 class LedgerRow(Base):

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import case, func, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
+from pipeline.errors import POLICIES
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import DUPLICATE, GONE, EventRow, MediaRow, SourceRow, SpanRow, UpstreamRow, now
+from pipeline.ledger.tables import (
+    DUPLICATE,
+    GONE,
+    AttemptRow,
+    EventRow,
+    MediaRow,
+    SourceRow,
+    SpanRow,
+    UpstreamRow,
+    now,
+)
 
 GONE_CLASSES = ("permanent", "blocked", "geo")  # error classes that say a source is out of reach where it was
 
@@ -20,15 +31,25 @@ class Upstream(Core):
     def rotation(self, limit: int, before: datetime) -> list[SourceRow]:
         """Sources whose site is to be asked whether they are still there, those longest unasked first.
 
-        Ready ones, and those that failed because they were out of reach; the ones that are tried again anyway are left
-        out.
+        Ready ones, and those that failed because they were out of reach or have had all their tries; the ones that are
+        tried again anyway are left out.
 
         Args:
             limit: most sources.
             before: only those last asked before this moment.
         """
         asked = func.coalesce(UpstreamRow.checked_at, SourceRow.added_at)
-        unreachable = (SourceRow.state == "failed") & SourceRow.error_class.in_(GONE_CLASSES)
+        tried = select(func.count()).where(AttemptRow.source_id == SourceRow.source_id, AttemptRow.stage == "fetch")
+        good = aliased(AttemptRow)
+        succeeded = (
+            select(func.coalesce(func.max(good.id), 0))
+            .where(good.source_id == SourceRow.source_id, good.stage == "fetch", good.outcome == "ok")
+            .correlate(SourceRow)
+            .scalar_subquery()
+        )
+        in_a_row = tried.where(AttemptRow.id > succeeded).correlate(SourceRow).scalar_subquery()
+        given_up = (SourceRow.error_class == "transient") & (in_a_row >= POLICIES["transient"].tries)
+        unreachable = (SourceRow.state == "failed") & (SourceRow.error_class.in_(GONE_CLASSES) | given_up)
         query = (
             select(SourceRow)
             .outerjoin(UpstreamRow, UpstreamRow.source_id == SourceRow.source_id)
@@ -42,8 +63,8 @@ class Upstream(Core):
     def saw(self, source_id: str, revision: str = "", *, fetched: bool = False) -> str:
         """Notes that a site still has a source, and in which revision.
 
-        A ready source in another revision than before is to be fetched again, and so is one that had failed, unless
-        that is how it was seen.
+        A ready source in another revision than before is to be fetched again, and keeps its clips until then; so is one
+        that had failed, unless that is how it was seen.
 
         Returns:
             What that changed: `changed`, `returned`, or "" for nothing.
@@ -60,8 +81,10 @@ class Upstream(Core):
             returned = bool(row.gone) or (source.state == "failed" and source.error_class in GONE_CLASSES)
             if source.withheld == GONE:
                 source.withheld = ""
-            if (changed or source.state == "failed") and not fetched:
+            revived = source.state == "failed" and not fetched
+            if revived:
                 source.state, source.error_class, source.done_key = "new", "", ""
+            if revived or changed:
                 session.execute(update(MediaRow).where(MediaRow.source_id == source_id).values(key=""))
             row.checked_at, row.revision, row.gone, row.gone_at = now(), revision or row.revision, "", None
             session.add(row)

@@ -102,6 +102,7 @@ def _undecodable_end(path: str | Path, kind: Kind, track: Track) -> str:
     with opened(path) as container:
         stream = need_stream(container, kind)
         stream.codec_context.options = {"err_detect": "explode"}  # else FFmpeg paints over damage
+        stream.thread_type = "NONE"  # with a thread for each slice H.264 forgets their errors
         for where, (since, until) in spans.items():
             if since > first:
                 container.seek(round(max(first, since - LEAD_S) / float(tick(stream))), stream=stream)
@@ -114,7 +115,7 @@ def _decodes(container: InputContainer, stream: Any, since: float, until: float)
     """Whether the packets of [since, until] decode (container's clock, seconds).
 
     What comes before `since` only leads up to it and may lack what it refers to: an open group's first pictures, MP3's
-    bit reservoir. Pictures are decoded on one thread, so that an error belongs to the packet that raised it.
+    bit reservoir.
     """
     unit, got = float(tick(stream)), 0
     for packet in container.demux(stream):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from pipeline.codec import build_codec
 from pipeline.media import audio_window
 from pipeline.nano import training
+from pipeline.nano.card import show
 from pipeline.nano.codec_report import WINDOWS, held_out_table, load_model, mel, write_page
 from pipeline.nano.geometry import CODEC
 from pipeline.nano.mixtures.signals import Split
@@ -77,7 +78,7 @@ def main() -> None:
         train(options.minutes, options.out, options.seed, options.threads, console)
     model, clips, captions = load_model(options.out), *held_out_clips()
     if options.page is None:
-        console.print(held_out_table(model, clips))
+        show(console, Path(__file__), options.out, held_out_table(model, clips))
     else:
         named = [*zip(captions, clips["songs"], strict=True), *((FILM_CREDIT, clip) for clip in clips["film"])]
         console.print(str(write_page(model, named[::4], options.page)))

@@ -1,4 +1,4 @@
-"""Moving pictures the nano vision tower learns from and is measured on, and what its teacher sees in them.
+"""Moving pictures the nano vision tower learns from and is measured on, and what its teachers see in them.
 
 Decoded and looked at once, into the media cache (about 0.7 GB); later runs only map the files into memory.
 
@@ -34,6 +34,10 @@ SCENES_S = (301.0, 305.208, 339.75, 381.167, 417.333, 443.208, 462.5, 489.0)
 """Held-out scenes, told apart by eye: the field, the path, the log, the branch, the flight, the spikes, the finale."""
 
 TARGET = 192  # principal components kept of the teacher's 1280 channels: the width of the tower
+HALF = TARGET // 2  # numbers of [CLS] that are the teacher's; as many are the palette's
+PALETTE_BINS = (16, 4, 2)  # hue, saturation, brightness: little of the last, as light changes within a scene
+PALETTE_BANDS = 3  # above one another
+PALETTE_SIZE = 24  # pixels a side; on the held-out half 28 told scenes apart as well as 112
 CELLS = 7  # rows and columns of the teacher's map of a 224-pixel picture
 SHOTS = ShotSettings(detector="adaptive", threshold=3.0)
 """Of the two settings measured on this film (`pipeline.shots`) the one without false cuts."""
@@ -56,17 +60,21 @@ class Footage:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher sees in one crop of every second training picture.
+    """What the teacher sees in one crop of every second training picture, and how palettes of such crops vary.
 
     Attributes:
         rows: [M] int, number of the picture.
         boxes: [M, 4] float32, the crop: left, top, width, height as shares of the picture.
         cells: [M, CELLS, CELLS, TARGET] float16, centred principal components of the teacher's last map.
+        palette_mean: [C] float32, of `palette` over the crops.
+        palette_basis: [C, HALF] float32, its leading principal components.
     """
 
     rows: np.ndarray
     boxes: np.ndarray
     cells: np.ndarray
+    palette_mean: np.ndarray
+    palette_basis: np.ndarray
 
 
 def footage(split: str) -> Footage:
@@ -106,13 +114,47 @@ def targets(train: Footage, console: Console) -> Targets:
                 console.print(f"teacher: {i} of {len(rows)}")
         seen = np.concatenate(maps)
         flat = seen.reshape(-1, seen.shape[-1]).astype(np.float32)
-        mean = flat.mean(0)
-        basis = np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, : -TARGET - 1 : -1].astype(np.float32)
+        mean, basis = _components(flat, TARGET)
         cells = ((flat - mean) @ basis).reshape(len(rows), CELLS, CELLS, TARGET)
         with store.write(name) as path, path.open("wb") as file:
             np.savez(file, rows=rows, boxes=boxes, cells=cells.astype(np.float16))
     with np.load(store.path(name)) as saved:
-        return Targets(saved["rows"], saved["boxes"], saved["cells"])
+        rows, boxes, cells = saved["rows"], saved["boxes"], saved["cells"]
+    starts = range(0, len(rows), 64)
+    crops = (cut_out(train.pictures[rows[i : i + 64]], boxes[i : i + 64], CELLS * 16) for i in starts)
+    return Targets(rows, boxes, cells, *_components(np.concatenate([palette(c).numpy() for c in crops]), HALF))
+
+
+def palette(pixels: Any) -> Any:
+    """How often each colour occurs in the upper, middle and lower third of pictures.
+
+    Hue, saturation and brightness as in HSV, but for the hue, which is the angle around the grey axis. A pixel counts
+    for the two nearest bins along each axis. Square roots make cosines Bhattacharyya's coefficients.
+
+    Args:
+        pixels: [B, 3, S, S] float32 tensor in 0..1.
+
+    Returns:
+        [B, C] float32 tensor, C = PALETTE_BANDS times the product of PALETTE_BINS.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    red, green, blue = interpolate(pixels, size=PALETTE_SIZE, mode="area").unbind(1)
+    bright = torch.maximum(torch.maximum(red, green), blue)
+    dark = torch.minimum(torch.minimum(red, green), blue)
+    hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue) / (2 * torch.pi) % 1
+    weights = []
+    for value, bins in zip((hue, 1 - dark / bright.clamp(min=1e-3), bright), PALETTE_BINS, strict=True):
+        at = value[..., None] * bins - 0.5
+        if value is hue:
+            gap = (at - torch.arange(bins)).abs()
+            gap = torch.minimum(gap, bins - gap)
+        else:
+            gap = (at.clamp(0, bins - 1) - torch.arange(bins)).abs()
+        weights.append((1 - gap).clamp(min=0).unflatten(1, (PALETTE_BANDS, -1)).flatten(2, 3))
+    counts = torch.einsum("bknh,bkns,bknv->bkhsv", *weights) / weights[0].shape[2]
+    return counts.flatten(1).sqrt()
 
 
 def load_teacher() -> Any:
@@ -146,6 +188,12 @@ def cut_out(pictures: np.ndarray, boxes: np.ndarray, size: int) -> Any:
     grid = affine_grid(torch.stack(rows).permute(2, 0, 1), [len(boxes), 3, size, size], align_corners=False)
     planes = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
     return grid_sample(planes, grid, align_corners=False, padding_mode="border")
+
+
+def _components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [C] and leading principal components [C, count], float32, of rows [N, C]."""
+    basis = np.linalg.eigh(np.cov(rows, rowvar=False))[1][:, : -count - 1 : -1]
+    return rows.mean(0), basis.astype(np.float32)
 
 
 def _store() -> Store:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pipeline.config import SeparateSettings
 from pipeline.nano import training
+from pipeline.nano.card import show
 from pipeline.nano.mixtures import KINDS, RATE, Mixture, bank, recordings, test_mixture, training_mixture
 from pipeline.separate import Separator, load_weights
 from pipeline.storage import Store
@@ -63,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model = load_weights(options.out)
     settings = SeparateSettings(device="cpu")
-    console.print(held_out_table(Separator(model, "nano", "", settings)))
+    show(console, Path(__file__), options.out, held_out_table(Separator(model, "nano", "", settings)))
 
 
 def train(minutes: float, out: Path, seed: int, threads: int, console: Console) -> None:

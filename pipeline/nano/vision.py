@@ -11,8 +11,13 @@ as float16 and, in its header, the tower's geometry and licence, as `pipeline.vi
 far more footage than ten minutes of one film. So the tower is taught by a classifier that has seen ImageNet and whose
 weights may be passed on: EfficientNet-Lite0. Its last map of a 224-pixel picture has 7 x 7 cells, one for each patch
 of the tower's 112-pixel picture, and it is as wide as the tower once reduced to 192 principal components. Hence no
-heads: each patch token is turned towards its cell, [CLS] towards the cells' mean, by cosine. The components are
-centred, which takes out what all pictures share, so that cosines between tokens tell pictures apart.
+heads: each patch token is turned towards its cell by cosine. The components are centred, which takes out what all
+pictures share, so that cosines between tokens tell pictures apart.
+
+What a scene's shots have in common is light and ground, hardly ever an object: a shot and its counter-shot show others.
+So [CLS] is taught by two, of equal weight: half of its numbers follow the leading components of the cells' mean, the
+other half those of the picture's palette (`footage.palette`: how often which hue and saturation occurs above, in the
+middle and below). The palette is taken before colours are changed at random.
 
 A classifier's map jumps where an edge crosses a cell, and a curve is read with one threshold. So two more terms, both
 with a sigmoid per pair rather than a softmax over them (SigLIP, arXiv 2303.15343), as it fits one threshold for all:
@@ -22,18 +27,14 @@ with a sigmoid per pair rather than a softmax over them (SigLIP, arXiv 2303.1534
 - cosine of [CLS]: any two pictures of a shot close; those of other shots far, unless within 30 s, where the scene may
   be the same.
 
-Crops, mirroring, colour and mixing of pictures stretch the five minutes of footage.
+Crops, mirroring, light and mixing of pictures stretch the five minutes of footage; hue and saturation change little.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,12 +42,13 @@ import numpy as np
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize, softplus
 
-from pipeline.nano.footage import Footage, Targets, cut_out, footage, targets
+from pipeline.nano import training
+from pipeline.nano.card import show
+from pipeline.nano.footage import HALF, Footage, Targets, cut_out, footage, palette, targets
 from pipeline.nano.geometry import VISION
 from pipeline.nano.vision_report import held_out_table
 from pipeline.storage import Store
@@ -57,7 +59,8 @@ GEOMETRY = VISION["nano"]
 GROUPS = 8  # per batch; each is four crops, two of a shot and two of the next, and a neighbour of each crop
 NEAR = 4  # pictures: how far a neighbour is at most, 0.48 s
 SCENE_S = 30.0
-RATE_MAX, RATE_MIN, WARM_UP, DECAY = 1e-3, 1e-5, 100, 0.05
+RATES, WARM_UP, DECAY = (1e-3, 1e-5), 100, 0.05
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # arguments of `loss_terms`
 AVERAGE = 0.998
 """Decay of the running average of the weights, per step; shorter at the start."""
 
@@ -81,88 +84,57 @@ class Student(torch.nn.Module):
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over all runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".safetensors"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="don't train; print the table of the weights in --out")
-    options = parser.parse_args()
+    options = training.options(__doc__ or "", __file__, minutes=30.0).parse_args()
     console = Console()
     torch.set_num_threads(options.threads)
     if not options.evaluate:
         material = footage("train")
         train(options.minutes, options.out, options.seed, material, targets(material, console), console)
-    console.print(held_out_table(options.out))
+    show(console, Path(__file__), options.out, held_out_table(options.out))
 
 
 def train(minutes: float, out: Path, seed: int, material: Footage, taught: Targets, console: Console) -> None:
-    """AdamW under a cosine over the minutes; writes a checkpoint and the averaged weights every two minutes."""
+    """AdamW under a cosine over the minutes, on the sum of `loss_terms`."""
     torch.manual_seed(seed)
     student = Student().train()
-    optimiser = torch.optim.AdamW(_groups(student), lr=RATE_MAX, betas=(0.9, 0.98))
-    average = {k: v.clone() for k, v in student.tower.state_dict().items()}
-    step, spent, losses = 0, 0.0, deque[np.ndarray](maxlen=100)
-    checkpoint = out.with_suffix(".checkpoint.pt")
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        student.load_state_dict(state["student"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, step, spent = state["average"], state["step"], state["spent"]
-        console.print(f"going on from step {step}, {spent / 60:.1f} minutes in")
+    optimiser = torch.optim.AdamW(_groups(student), lr=RATES[0], betas=(0.9, 0.98))
 
-    def save() -> None:
-        state = {"student": student.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
-        with Store(out.parent).write(checkpoint.name) as path:
-            torch.save({**state, "step": step, "spent": spent}, path)
-        write_weights(average, out)
+    def gradients(batch: Batch, *_: float) -> np.ndarray:
+        optimiser.zero_grad()
+        terms = loss_terms(student, *batch)
+        terms.sum().backward()
+        return terms.detach().numpy()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("training", total=minutes * 60, completed=int(spent))
-        began, saved = time.monotonic() - spent, time.monotonic()
-        for batch in batches(seed, step, material, taught):
-            share = spent / (minutes * 60)
-            if share >= 1:
-                break
-            rate = RATE_MIN + (RATE_MAX - RATE_MIN) * (1 + math.cos(math.pi * share)) / 2
-            for group in optimiser.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
-            parts = loss_terms(student, *batch)
-            optimiser.zero_grad()
-            parts.sum().backward()
-            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            decay = min(AVERAGE, (step + 1) / (step + 10))
-            with torch.no_grad():
-                for key, value in student.tower.state_dict().items():
-                    average[key].lerp_(value, 1 - decay)
-            losses.append(parts.detach().numpy())
-            spent = time.monotonic() - began
-            means = "  ".join(f"{v:.3f}" for v in np.mean(losses, axis=0))
-            progress.update(bar, completed=spent, description=f"step {step}  {means}")
-            if time.monotonic() - saved > 120:
-                saved = time.monotonic()
-                save()
-                progress.print(
-                    f"step {step}, {spent / 60:.1f} min, [CLS], patches, same shot, no cut: {means}, rate {rate:.1e}"
-                )
-    save()
-    console.print(f"{step} steps in {spent / 60:.1f} minutes -> {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    training.fit(
+        out,
+        student,
+        optimiser,
+        training.Schedule(minutes, RATES, WARM_UP, clip=1.0),
+        console,
+        batches=lambda step: batches(seed, step, material, taught),
+        gradients=gradients,
+        write=lambda state: write_weights(state, out),
+        losses=("[CLS]", "patches", "same shot", "no cut"),
+        average=training.Average(student, AVERAGE),
+    )
 
 
-def loss_terms(student: Student, pixels: Tensor, cells: Tensor, shots: Tensor, times: Tensor) -> Tensor:
-    """The four terms of the loss, weighted: [CLS] and patches against the teacher, same shot, no cut.
+def loss_terms(
+    student: Student, pixels: Tensor, cells: Tensor, palettes: Tensor, shots: Tensor, times: Tensor
+) -> Tensor:
+    """The four terms of the loss, weighted: [CLS] against teacher and palette, patches against the teacher, same
+    shot, no cut.
 
     Args:
         pixels: [2 B, 3, S, S] in 0..1, B crops and a neighbour of each.
         cells: [B, P, D], the teacher's of the crops.
+        palettes: [2 B, D / 2], principal components of the palettes.
         shots, times: [B], of the crops; seconds.
     """
     tokens, count = student(pixels), len(cells)
     patches = 1 - cosine_similarity(tokens[:count, 1:], cells, dim=-1).mean()
-    cls = 1 - cosine_similarity(tokens[:count, 0], cells.mean(1), dim=-1).mean()
+    seen = normalize(cells.mean(1)[:, :HALF], dim=-1).repeat(2, 1)
+    cls = 1 - cosine_similarity(tokens[:, 0], torch.cat([seen, normalize(palettes, dim=-1)], 1), dim=-1).mean()
 
     slope, bias = student.slope.exp(), student.bias
     alike = shots[:, None] == shots
@@ -180,20 +152,12 @@ def _pairs(logits: Tensor, close: Tensor, far: Tensor) -> Tensor:
     return softplus(-logits[close]).mean() + softplus(logits[far]).mean()
 
 
-def batches(
-    seed: int, step: int, material: Footage, taught: Targets
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def batches(seed: int, step: int, material: Footage, taught: Targets) -> Iterator[Batch]:
     """Endless arguments of `loss_terms`; batch number n depends on the seed and n alone. Made one ahead."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(_batch, np.random.default_rng([seed, step]), material, taught)
-        while True:
-            step += 1
-            following = pool.submit(_batch, np.random.default_rng([seed, step]), material, taught)
-            yield coming.result()
-            coming = following
+    return training.ahead(lambda number: _batch(np.random.default_rng([seed, number]), material, taught), step)
 
 
-def _batch(rng: np.random.Generator, material: Footage, taught: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _batch(rng: np.random.Generator, material: Footage, taught: Targets) -> Batch:
     shots = material.shots[taught.rows]
     numbers, chosen = np.unique(shots), []
     for first in rng.choice(shots, GROUPS, replace=False):
@@ -216,9 +180,11 @@ def _batch(rng: np.random.Generator, material: Footage, taught: Targets) -> tupl
     cells = torch.where(mirrored, cells.flip(2), cells)
 
     _mix(rng, pixels, cells)
+    palettes = (palette(pixels) - torch.from_numpy(taught.palette_mean)) @ torch.from_numpy(taught.palette_basis)
     return (
         _coloured(rng, pixels),
         cells.flatten(1, 2),
+        palettes,
         torch.from_numpy(material.shots[rows]),
         torch.from_numpy(material.times[rows]),
     )
@@ -245,7 +211,10 @@ def _mix(rng: np.random.Generator, pixels: Tensor, cells: Tensor) -> None:
 
 
 def _coloured(rng: np.random.Generator, pixels: Tensor) -> Tensor:
-    """Saturation, contrast, brightness and tint changed at random; a crop's neighbour nearly as the crop itself."""
+    """Brightness and contrast changed at random, saturation and tint, by which scenes are known, only a little.
+
+    A crop's neighbour is changed nearly as the crop itself.
+    """
 
     def factors(spread: float, flicker: float, channels: int = 1) -> Tensor:
         each = rng.uniform(-spread, spread, (len(pixels) // 2, channels))
@@ -253,10 +222,10 @@ def _coloured(rng: np.random.Generator, pixels: Tensor) -> Tensor:
         return torch.from_numpy(np.exp(both)).float()[..., None, None]
 
     grey = pixels.mean(1, keepdim=True)
-    pixels = grey + (pixels - grey) * factors(0.5, 0.05)
+    pixels = grey + (pixels - grey) * factors(0.15, 0.05)
     mean = pixels.mean((1, 2, 3), keepdim=True)
     pixels = mean + (pixels - mean) * factors(0.3, 0.1)
-    return (pixels * factors(0.3, 0.2) * factors(0.1, 0.02, 3)).clamp(0, 1)
+    return (pixels * factors(0.3, 0.2) * factors(0.03, 0.02, 3)).clamp(0, 1)
 
 
 def _groups(student: Student) -> list[dict[str, object]]:
@@ -266,11 +235,13 @@ def _groups(student: Student) -> list[dict[str, object]]:
     return [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
 
 
-def write_weights(state: dict[str, Tensor], path: Path) -> None:
+def write_weights(student: dict[str, Tensor], path: Path) -> None:
     """The tower's weights as float16, with geometry and licence in the header."""
     header = {"geometry": json.dumps(asdict(GEOMETRY), sort_keys=True), "licence": LICENCE}
+    prefix = "tower."
+    tower = {k.removeprefix(prefix): v.half().contiguous() for k, v in student.items() if k.startswith(prefix)}
     with Store(path.parent).write(path.name) as temporary:
-        save_file({k: v.half().contiguous() for k, v in state.items()}, str(temporary), header)
+        save_file(tower, str(temporary), header)
 
 
 if __name__ == "__main__":

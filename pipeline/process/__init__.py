@@ -4,17 +4,21 @@ No Prefect here: the flows call a `Desk`, and so may a script; `inspect` calls t
 """
 
 from pipeline.process.decide import Decision, clip_measures, decide, section
-from pipeline.process.desk import RETRIED, STAGES, Desk
+from pipeline.process.desk import LEDGER, RELEASE, RETRIED, STAGES, Desk
 from pipeline.process.lock import locked
 from pipeline.process.stage import Listener, StageEvent
+from pipeline.process.worker import Worker
 
 __all__ = [
+    "LEDGER",
+    "RELEASE",
     "RETRIED",
     "STAGES",
     "Decision",
     "Desk",
     "Listener",
     "StageEvent",
+    "Worker",
     "clip_measures",
     "decide",
     "locked",

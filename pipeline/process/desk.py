@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import Profile
-from pipeline.errors import POLICIES, DvmsetError, SourceError
+from pipeline.errors import POLICIES, DvmsetError, SettingsError, SourceError
 from pipeline.fetch.hosts import Hosts
 from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow, now
 from pipeline.process.artefacts import STEM_RATE, Artefacts
@@ -18,6 +18,7 @@ from pipeline.process.lock import locked
 from pipeline.process.reasons import reasons_since
 from pipeline.process.rows import Entries, spec_of
 from pipeline.process.stage import Listener, StageEvent, Tally, recorded
+from pipeline.process.worker import Worker
 from pipeline.sources import Source
 from pipeline.storage import Store
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.shards import Spec
 
 STAGES = ("fetch", "shots", "music", "vision", "codes")
+LEDGER = "DVMSET_LEDGER"  # the environment variable that may name the ledger
+RELEASE = "release"  # the lease of whoever makes one
 RETRIED = tuple(name for name, policy in POLICIES.items() if policy.tries > 1)  # failures that are tried again
 
 
@@ -37,8 +40,11 @@ class Desk:
     Args:
         data: folder or fsspec URL of the data.
         profile: settings.
-        ledger_url: SQLAlchemy URL; by default a SQLite file in the data folder.
+        ledger_url: see `Ledger`; by default a SQLite file in the data folder. With one, several desks may be at work.
         listener: told when a stage begins and ends.
+
+    Raises:
+        SettingsError: the data lies elsewhere, and no ledger was named.
     """
 
     def __init__(
@@ -47,25 +53,48 @@ class Desk:
         self.store = Store(data)
         self.profile = profile
         self.listener = listener
+        self.ledger_url = ledger_url
         if ledger_url is None and not self.store.is_local:
-            raise DvmsetError(f"{data} is not a local folder, so it can't hold the ledger.", hint="Give a ledger URL.")
+            raise SettingsError(
+                f"{data} is no folder on this machine, so it can't hold the ledger.",
+                hint="Name a ledger: --ledger postgresql://user@host/database.",
+            )
         self.ledger = Ledger(ledger_url or f"sqlite:///{self.store.path('ledger.sqlite')}")
+        self.worker = Worker(self.ledger, profile.run.lease_s)
         self.files = Artefacts(self.store, profile)
         self.hosts = Hosts(self.ledger, profile.fetch)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keeps a second command off the same local data folder; see `locked`."""
-        return locked(self.store)
+        """Keeps a second command off a data folder with its own ledger; see `locked`."""
+        return locked(self.store, self.ledger, shared=self.ledger_url is not None)
 
     def add(self, sources: Sequence[Source]) -> int:
         """Takes sources of a list into the ledger; returns how many are new."""
         return self.ledger.add_sources(map(vars, sources))
 
-    def pending(self) -> list[str]:
-        """Ids of the sources with work left, in list order; failed ones as soon as they are due again."""
-        at = now()
-        later = {f.source_id for f in self.ledger.failures() if f.due is None or f.due > at}
-        return [source_id for source_id in self.ledger.pending(self.files.done_key, RETRIED) if source_id not in later]
+    def pending(self, only: str = "") -> list[str]:
+        """Ids of the sources with work left, in list order; failed ones as soon as they are due again.
+
+        Args:
+            only: asks for this source alone.
+        """
+        later = self.ledger.resting(now(), only)
+        ids = self.ledger.pending(self.files.done_key, RETRIED, only)
+        return [source_id for source_id in ids if source_id not in later]
+
+    def claim(self, source_id: str) -> Literal["mine", "elsewhere", "done"]:
+        """Takes the lease on a source that was pending a while ago, unless another worker has it or has done the work.
+
+        One that is held already goes on, also if it failed meanwhile: its host rested, or the disk was full.
+        """
+        if source_id in self.worker.held:
+            return "mine"
+        if not self.worker.take(source_id):
+            return "elsewhere"
+        if self.pending(source_id):
+            return "mine"
+        self.worker.give_back(source_id)
+        return "done"
 
     def media_bytes(self, source_id: str) -> int:
         """Bytes of a source's media on disk, 0 if it isn't there."""
@@ -119,9 +148,7 @@ class Desk:
         self._encode_vision(media, clips)
         self._encode_codes(source, media, clips)
         self.ledger.set_state(source_id, "ready", done_key=self.files.done_key)
-        if not self.profile.fetch.keep_media:
-            self.store.remove(media.name)
-            self.store.remove(self.files.stem(source, media))
+        self._remove_media(source, media)
         if self.listener:
             self.listener(StageEvent("ready", source_id, "", message=self.ledger.fate(source_id)))
 
@@ -130,14 +157,22 @@ class Desk:
     def release(self) -> Release | None:
         """Makes a release of all clips that are ready, if the content has changed since the last one.
 
+        One worker at a time does.
+
         Returns:
             The newest release; None if there is no clip to release.
 
         Raises:
             DvmsetError: some clips were made under other settings, so they can't be released under these.
         """
+        with self.worker.alone(RELEASE):
+            return self._release()
+
+    def _release(self) -> Release | None:
         from pipeline.release import latest_release, make_release
 
+        self._clear_media()
+        self.ledger.drop_outdated(self.files.done_key)
         if stale := self.ledger.stale(self.files.done_key):
             raise DvmsetError(
                 f"{stale} sources were last worked on under other settings than these.",
@@ -285,6 +320,22 @@ class Desk:
             if curves is not None and not span.reason
         ]
         self.ledger.put_spans(source.source_id, [(s.start_ms, s.end_ms, s.reason) for s in spans], clips)
+
+    def _clear_media(self) -> None:
+        """Removes the media of sources that no build works on any more."""
+        if self.profile.fetch.keep_media:
+            return
+        names = {name.partition(".")[0]: f"media/{name}" for name in self.store.names("media")}
+        for source_id in self.ledger.given_up(list(names)):
+            media = self.ledger.media(source_id)
+            if media is not None:
+                self.store.remove(self.files.stem(self.ledger.source(source_id), media))
+            self.store.remove(names[source_id])
+
+    def _remove_media(self, source: SourceRow, media: MediaRow) -> None:
+        if not self.profile.fetch.keep_media:
+            self.store.remove(media.name)
+            self.store.remove(self.files.stem(source, media))
 
     def _encode_vision(self, media: MediaRow, clips: Sequence[ClipRow]) -> None:
         named = [(clip, self.files.vision(media, clip)) for clip in clips]

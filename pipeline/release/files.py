@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ShardError
 from pipeline.shards.validator import MANIFEST, release_digest
-from pipeline.storage import TEMPORARY, Store
+from pipeline.storage import TEMPORARY, Store, flush
 
 FOLDER = "releases"
 LATEST = f"{FOLDER}/latest"
@@ -71,7 +70,7 @@ def read_release(store: Store, name: str) -> Release:
     try:
         manifest = json.loads(store.read_text(f"{path}/{MANIFEST}"))
         release = release_digest((entry["sha256"] for entry in manifest["shards"]), manifest["settings"]["digest"])
-        return Release(name, store.path(path), release, False, manifest["splits"], manifest)
+        return Release(name, store.url(path), release, False, manifest["splits"], manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(
             f"The manifest of {store.path(path)} can't be read: {error!r}.",
@@ -85,11 +84,11 @@ def publish(store: Store, stage: str, target: str, taken: dict[str, str]) -> Non
         place, aside = Path(store.path(target)), Path(store.path(f"{stage}-broken"))
         for name, source in taken.items():
             _link(Path(store.path(source)), Path(store.path(f"{stage}/{name}")))
-        _flush(Path(store.path(stage)))
+        flush(Path(store.path(stage)))
         if place.exists():  # of this id, but not whole
             place.replace(aside)
         Path(store.path(stage)).replace(place)
-        _flush(place.parent)
+        flush(place.parent)
         store.remove(f"{stage}-broken")
         return
     for name, source in taken.items():
@@ -97,15 +96,6 @@ def publish(store: Store, stage: str, target: str, taken: dict[str, str]) -> Non
             store.fs.copy(store.path(source), store.path(f"{target}/{name}"))
     for name in sorted(_sizes(store, stage), key=lambda name: name == MANIFEST):
         store.fs.mv(store.path(f"{stage}/{name}"), store.path(f"{target}/{name}"))
-
-
-def _flush(folder: Path) -> None:
-    """Forces a folder's entries to disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.errors import ShardError
 from pipeline.shards.reader import Shard
 from pipeline.shards.schema import SCHEMA_VERSION, Spec, row_problems
-from pipeline.storage import digest, file_digest
+from pipeline.storage import digest, file_digest, local_folder
 
 MANIFEST = "manifest.json"
 SHARD_KEYS = ("name", "split", "rows", "seconds", "sources", "groups", "bytes", "sha256", "key")
@@ -61,7 +61,6 @@ class Report:
         shards, rows, seconds: how much was read.
     """
 
-    folder: Path
     problems: tuple[Problem, ...]
     shards: int
     rows: int
@@ -85,15 +84,19 @@ def validate(folder: str | Path, *, threads: int = 2) -> Report:
     in memory: about 200 MB for a million clips.
 
     Args:
-        folder: of the release, local.
+        folder: of the release; one that lies elsewhere, by its URL, is copied here first.
         threads: shards checked side by side.
 
     Raises:
         ShardError: there is no such folder.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ShardError(f"There is no folder {folder}.", hint="Name the folder of a release.")
+    with local_folder(folder) as place:
+        if not place.is_dir():
+            raise ShardError(f"There is no folder {folder}.", hint="Name the folder of a release.")
+        return _validate(place, threads)
+
+
+def _validate(folder: Path, threads: int) -> Report:
     manifest, problems = _read_manifest(folder)
     listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
     there = {path.name for path in folder.glob("*.parquet")}
@@ -105,7 +108,7 @@ def validate(folder: str | Path, *, threads: int = 2) -> Report:
     problems += _check_across(shards)
     problems += _check_totals(manifest)
     seconds = sum(shard.milliseconds for shard in shards) / 1000
-    return Report(folder, tuple(problems), len(shards), sum(shard.rows for shard in shards), seconds)
+    return Report(tuple(problems), len(shards), sum(shard.rows for shard in shards), seconds)
 
 
 @dataclass

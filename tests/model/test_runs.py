@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,28 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(SettingsError, match=message):
             runs.read_run(tmp_path)
+
+
+def test_a_folder_with_both_stages_says_how_to_go_on_with_them(tmp_path: Path) -> None:
+    for stage in (1, 2):
+        (tmp_path / f"stage{stage}").mkdir()
+        runs.write_run(tmp_path / f"stage{stage}", {"format": runs.FORMAT})
+    with pytest.raises(SettingsError, match="is not a training run") as caught:
+        runs.read_run(tmp_path)
+    both = f"{tmp_path / 'stage1'} and {tmp_path / 'stage2'}"
+    assert caught.value.hint == f"It holds {both}: the command that began it, run again, goes on; or name a stage's."
+
+
+def test_a_folder_that_may_not_be_read_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.save(tmp_path, Position(1), WEIGHTS, OPTIMIZER)
+
+    def refuses(path: object, **_: object) -> None:  # as the system does, except to root
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    for call in ("listdir", "stat"):
+        with monkeypatch.context() as patch, pytest.raises(SettingsError, match=r"can't be read: .*denied"):
+            patch.setattr(os, call, refuses)
+            runs.is_run(tmp_path) if call == "stat" else runs.checkpoints(tmp_path)
 
 
 def test_an_optimiser_goes_on_bit_for_bit(tmp_path: Path) -> None:

@@ -232,6 +232,11 @@ def test_stage_2_starts_where_stage_1_ended(trained: Path, release: Path, tmp_pa
     assert {n.split(".")[0] for n in after.keys() - before.keys()} == {"rhythm"}
     counts = load_model_counts()
     assert (events[0].kind, events[0].values["trainable"]) == ("begin", counts["stage_2"])
+    begun_with = runs.read_run(tmp_path)["init_from"]
+    assert begun_with == events[0].values["init_from"] == {
+        "run": str(trained), "preset": "nano", "ablation": "", "preset_digest": load_preset("nano").digest(),
+        "stage": 1, "step": 6, "weights_sha256": runs.newest(trained).digests[runs.WEIGHTS],
+    }  # fmt: skip
 
 
 def load_model_counts() -> dict[str, int]:
@@ -261,6 +266,16 @@ def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine() -> None:
     assert rates[10] == 2.0 and rates[60] == pytest.approx(1.1) and rates[109] == pytest.approx(0.2, abs=1e-3)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert learning_rate(TrainSettings(steps=1, warmup=0), 0) == 3e-4
+
+
+def test_a_run_is_finished_by_the_steps_that_are_asked_for(trained: Path, release: Path, tmp_path: Path) -> None:
+    opened = open_release(release)
+    preset, other = (toy_job(release, trained, *more).preset for more in ((), ("train.seed=1",)))
+    assert runs.is_finished(trained, preset, 1, opened)
+    assert not runs.is_finished(trained, toy_job(release, trained, "train.steps=7").preset, 1, opened)
+    assert not runs.is_finished(tmp_path, preset, 1, opened)
+    with pytest.raises(SettingsError, match=r"can't go on as another run: train\.seed: 0 -> 1"):
+        runs.is_finished(trained, other, 1, opened)
 
 
 # what is recorded
@@ -346,11 +361,11 @@ def test_speed_and_waiting_are_measured(trained: Path) -> None:
 
 
 def refused(job: Job, match: str, error: type[Exception] = SettingsError) -> str:
-    """The hint of the one error that a job ends with; the run's folder is left as it was."""
-    before = sorted(job.out.rglob("*")) if job.out.exists() else []
+    """The hint of the one error that a job ends with; the run's folder is left as it was, or isn't made."""
+    before = sorted(job.out.rglob("*")) if job.out.exists() else None
     with pytest.raises(error, match=match) as caught:
         train(job)
-    assert sorted(p for p in job.out.rglob("*")) == before
+    assert (sorted(job.out.rglob("*")) if job.out.exists() else None) == before
     return str(getattr(caught.value, "hint", ""))
 
 
@@ -399,6 +414,15 @@ def test_other_frozen_weights_are_noticed(trained: Path, release: Path, tmp_path
 def test_weights_of_another_model_are_refused(trained: Path, release: Path, tmp_path: Path) -> None:
     job = toy_job(release, tmp_path, "semantic.lora_rank=8", stage=2, init_from=trained)
     assert "preset" in refused(job, "are of another model: semantic.lora_rank: 4 -> 8")
+
+
+def test_what_one_stage_has_trained_is_no_start_for_stage_2(trained: Path, release: Path, tmp_path: Path) -> None:
+    run = copied(trained, tmp_path)
+    described = runs.read_run(run)
+    described["preset"] = toy_job(release, run, ablation="one_stage").preset.model_dump(mode="json")
+    runs.write_run(run, described)
+    job = toy_job(release, tmp_path / "2", stage=2, init_from=run)
+    assert "a run of stage 1" in refused(job, r"trained in one stage \(nano one_stage\)")
 
 
 def test_a_checkpoint_cut_short_is_refused(trained: Path, release: Path, tmp_path: Path) -> None:

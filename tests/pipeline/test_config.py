@@ -35,6 +35,22 @@ def test_a_setting_that_cannot_be_used_is_named(override: str, named: str) -> No
         load_profile("nano", [override])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "hint"),
+    [
+        (["clips.maxs=3"], "Did you mean clips.max_s?"),
+        (["clip.max_s=3", "verdict.music=1"], "Did you mean verdict.music_min or clips?"),
+        (["lufs=-20"], "Did you mean codec.lufs?"),
+        (["zebra=1"], ""),
+        (["clips.max_s=-3"], ""),
+    ],
+)
+def test_a_misspelt_setting_is_answered_with_those_that_are_like_it(overrides: list[str], hint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_profile("nano", overrides)
+    assert caught.value.hint == hint
+
+
 def test_a_profile_can_be_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("clips: {max_s: 30}\n")

@@ -55,8 +55,13 @@ def failure(url: str, folder: Path, **settings: object) -> SourceError:
 
 
 def children() -> list[psutil.Process]:
-    """Processes of downloads that this one has started, and what they have started."""
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    """Processes of downloads that this one has started, and what they have started; none that other tests have."""
+    downloads = [p for p in psutil.Process().children() if alive(p) and "pipeline.fetch.child" in p.cmdline()]
+    return downloads + [p for download in downloads for p in download.children(recursive=True) if alive(p)]
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("path", ["drip/mute.mp4", "page/drip/mute.mp4", "hang"])
@@ -122,8 +127,8 @@ fetch(source({site.url("drip/mute.mp4")!r}), Path({str(tmp_path)!r}), SETTINGS)
     assert orphans
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    _, alive = psutil.wait_procs(orphans, timeout=5)
-    assert alive == []
+    _, left = psutil.wait_procs(orphans, timeout=5)
+    assert left == []
 
 
 # a full disk, wherever it shows

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -36,8 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(ledger_url)
     yield ledger
     ledger.close()
 
@@ -237,13 +236,27 @@ def test_budget_holds_downloads_back_until_features_are_computed(ledger: Ledger,
     assert time.monotonic() - began >= 0.2
 
 
+def test_a_source_that_another_worker_has_comes_last_and_again_later(
+    ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.fetch.queue.LOOK_S", 0.2)
+    queue = queue_of(ledger, clock, "ab")
+    assert queue.take() == "a0"
+    queue.put_aside("a0")
+    assert queue.take() == "b1"
+    queue.ended("b1")
+    assert queue.take() == "a0", "after a while, although nothing else is under way"
+    queue.ended("a0")
+    assert queue.take() is None
+
+
 def test_full_disk_holds_downloads_back_until_something_was_computed(ledger: Ledger, clock: Clock) -> None:
     queue = queue_of(ledger, clock, "abc")
     assert [queue.take(), queue.take()] == ["a0", "b1"]
     queue.ended("a0", size=1)
     queue.put_back("b1", disk_full=True)
-    threading.Timer(0.2, queue.computed, ["a0"]).start()
     began = time.monotonic()
+    threading.Timer(0.2, queue.computed, ["a0"]).start()
     assert queue.take() in ("b1", "c2")
     assert time.monotonic() - began >= 0.2
 

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from itertools import pairwise
@@ -17,8 +18,8 @@ from pipeline.ledger import Ledger, now
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(ledger_url)
     yield ledger
     ledger.close()
 
@@ -156,6 +157,79 @@ def test_a_list_that_is_interrupted_changes_nothing(ledger: Ledger) -> None:
         ledger.take_list(rows(), whole=True)
     assert ledger.states() == {"new": 1}
     assert ledger.take_list([source("b")], whole=True).removed == 1
+
+
+def test_a_lease_is_one_workers_until_it_runs_out_or_is_given_back(ledger: Ledger) -> None:
+    assert ledger.take_lease("a", "one", 60)
+    assert not ledger.take_lease("a", "two", 60)
+    assert ledger.take_lease("a", "one", 60), "its own worker may renew it"
+    assert ledger.leases() == {"a": "one"}
+    assert ledger.take_lease("b", "two", -1)
+    assert ledger.leases() == {"a": "one"}, "what has run out is nobody's"
+    assert ledger.take_lease("b", "one", 60)
+    assert ledger.renew_leases(["b"], "two", 60) == {"b"}, "too late"
+    assert ledger.renew_leases(["a", "b"], "one", 60) == set()
+    ledger.release_lease("a", "two")
+    assert ledger.leases() == {"a": "one", "b": "one"}
+    ledger.release_lease("a", "one")
+    assert ledger.leases() == {"b": "one"}
+    ledger.clear_leases()
+    assert ledger.leases() == {}
+
+
+def test_of_many_workers_that_want_a_lease_at_once_one_gets_it(ledger_url: str) -> None:
+    workers = [Ledger(ledger_url) for _ in range(4)]
+    names = [f"s{i}" for i in range(20)]
+
+    def take(ledger: Ledger) -> set[str]:
+        return {name for name in names if ledger.take_lease(name, str(id(ledger)), 60)}
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(take, workers))
+    assert sorted(name for mine in taken for name in mine) == sorted(names)
+    for ledger in workers:
+        ledger.close()
+
+
+def test_workers_that_open_a_new_ledger_and_take_a_list_at_once_agree(ledger_url: str) -> None:
+    if ledger_url.startswith("sqlite"):  # a file is opened by one command first
+        Ledger(ledger_url).close()
+
+    def take(_: int) -> int:
+        ledger = Ledger(ledger_url)
+        new = ledger.add_sources([source(f"s{i}") for i in range(50)])
+        ledger.close()
+        return new
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(take, range(4))) == [0, 0, 0, 50]
+
+
+def test_times_come_back_as_they_were_whatever_the_servers_time_zone(ledger: Ledger) -> None:
+    ledger.add_sources([source("a")])
+    ledger.fail("a", "fetch", "transient", "timed out", seconds=2)
+    (failure,) = ledger.failures()
+    assert abs(failure.at - now()) < timedelta(minutes=5)
+    assert failure.at.utcoffset() == timedelta(0)
+    assert ledger.stage_seconds(now() - timedelta(minutes=5)) == {"fetch": (2.0, 1)}
+    assert ledger.stage_seconds(now() + timedelta(minutes=5)) == {}
+
+
+def test_files_of_more_than_four_gigabytes_are_counted(ledger: Ledger) -> None:
+    ledger.add_sources([source("a")])
+    ledger.put_media(media("a") | {"bytes": 5 << 30})
+    ledger.succeed("a", "fetch", seconds=10, bytes=5 << 30)
+    assert ledger.rates().bytes_per_second == (5 << 30) / 10
+    assert ledger.rates().download_bytes_per_s == (5 << 30) / 10
+
+
+def test_a_ledger_that_cant_be_had_says_why_without_the_password() -> None:
+    with pytest.raises(DvmsetError, match=r"postgresql\+psycopg://u:\*\*\*@127.0.0.1:9/x can't be opened"):
+        Ledger("postgresql://u:s3same@127.0.0.1:9/x")
+    with pytest.raises(DvmsetError, match="can't be kept by 'mysql'"):
+        Ledger("mysql://h/x")
+    with pytest.raises(DvmsetError, match="can't be read"):
+        Ledger("nonsense")
 
 
 def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:

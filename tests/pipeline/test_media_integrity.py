@@ -166,6 +166,15 @@ def test_damage_at_either_end_is_found(tmp_path: Path, kind: str, where: str, si
     assert f"its {kind} can't be decoded at the {where}" in message or (where == "start" and "is damaged" in message)
 
 
+def test_damage_is_found_in_pictures_of_several_slices(tmp_path: Path):
+    path = synth.write(
+        tmp_path / "a.mp4", stamps=synth.even_stamps(AT_25, 5), options={"x264-params": "slices=4:keyint=25"}
+    )
+    media.check_integrity(path)
+    flip(path, "video", 0, 5)
+    assert "its video can't be decoded" in refusal(path)
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_a_lost_segment_is_found_though_the_duration_is_kept(tmp_path: Path, suffix: str):
     path = clip(tmp_path / f"a{suffix}", keep=lambda packet: not 8 <= packet.pts * packet.time_base < 13)

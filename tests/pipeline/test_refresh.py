@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import music
 from pipeline.config import load_profile
-from pipeline.errors import DvmsetError
+from pipeline.errors import DvmsetError, SourceError
 from pipeline.process import Desk
-from pipeline.refresh import Findings, look_around, summary
+from pipeline.refresh import Findings, ask_sites, look_around, summary
 from pipeline.release import Release
 from pipeline.shards import Shard, validate
 from tests.world import Web, work
@@ -35,8 +36,8 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Web:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path / "data", load_profile("nano", SETTINGS))
+def desk(tmp_path: Path, ledger_url: str) -> Iterator[Desk]:
+    desk = Desk(tmp_path / "data", load_profile("nano", SETTINGS), ledger_url=ledger_url)
     yield desk
     desk.ledger.close()
 
@@ -131,7 +132,8 @@ def test_a_list_that_lost_most_of_its_rows_is_taken_for_a_mistake(refresh: Refre
     assert "removed" not in desk.ledger.states()
     with pytest.raises(DvmsetError, match="No usable source"):
         refresh([])
-    meant = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.most_removed=0.9"]))
+    settings = load_profile("nano", [*SETTINGS, "refresh.most_removed=0.9"])
+    meant = Desk(desk.store.root, settings, ledger_url=desk.ledger_url)
     assert refresh(names[:5], on=meant)[0].lists.removed == 15
 
 
@@ -143,6 +145,70 @@ def test_what_changed_upstream_is_fetched_and_computed_anew(refresh: Refresh, we
     assert (found.sites.changed, web.downloads) == (1, [url("b")])
     assert changes(after) == {"added": {"changed upstream": 1}, "removed": {"changed upstream": 1}}
     assert [(r["start_s"], r["end_s"]) for r in rows(desk) if r["url"] == url("b")] == [(10.0, 35.0)]
+
+
+def test_clips_stay_until_what_changed_upstream_has_come(refresh: Refresh, web: Web, desk: Desk) -> None:
+    refresh("abcde")
+    web.videos[url("b")] = OTHER
+
+    def build() -> Release | None:
+        work(desk, desk.pending())
+        return desk.release()
+
+    assert ask_sites(desk, web.probe).changed == 1
+    web.refusals[url("b")] = "transient"
+    for _ in range(2):  # the second time it isn't due
+        after = build()
+        assert after and not after.changed
+    assert desk.pending() == []
+    assert url("b") in urls(desk)
+    others = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "clips.min_s=12"]), ledger_url=desk.ledger_url)
+    work(others, others.pending())
+    assert changes(others.release()) == {"removed": {"failed: transient": 1}}, "its clips are of other settings"
+    del web.refusals[url("b")]
+    desk.ledger.reopen([failure.source_id for failure in desk.ledger.failures()])
+    assert changes(build()) == {"added": {"changed upstream": 1}}
+
+
+def test_clips_leave_when_what_changed_upstream_can_not_be_had(refresh: Refresh, web: Web, desk: Desk) -> None:
+    refresh("abcde")
+    web.videos[url("b")] = OTHER
+    ask_sites(desk, web.probe)
+    web.refusals[url("b")] = "unsupported"
+    work(desk, desk.pending())
+    assert changes(desk.release()) == {"removed": {"failed: unsupported": 1}}
+
+
+def test_a_source_that_has_had_all_its_tries_is_asked_for_like_a_dead_one(
+    refresh: Refresh, web: Web, desk: Desk
+) -> None:
+    web.refusals[url("b")] = "transient"
+    refresh("abcde")
+    (failure,) = desk.ledger.failures()
+    for _ in range(10):
+        desk.ledger.fail(failure.source_id, "fetch", "transient", "Nobody answers.", seconds=0.0)
+    web.probes.clear()
+    assert ask_sites(desk, web.probe).returned == 0
+    assert url("b") not in web.probes, "it is tried again anyway"
+    desk.ledger.fail(failure.source_id, "fetch", "transient", "Nobody answers.", seconds=0.0)
+    del web.refusals[url("b")]
+    refresh("abcde")
+    assert url("b") in web.probes
+    assert url("b") in urls(desk)
+
+
+def test_media_of_a_source_that_failed_for_good_is_removed(
+    refresh: Refresh, web: Web, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise SourceError("There is no sound in it.", "unsupported" if url("a") in web.downloads[:1] else "internal")
+
+    monkeypatch.setattr(music, "measure", broken)
+    refresh("a")
+    assert desk.store.names("media") == []
+    web.downloads.clear()
+    refresh("b")
+    assert len(desk.store.names("media")) == 1, "it is tried again in an hour"
 
 
 def test_what_is_gone_upstream_stays_by_default_and_is_counted(refresh: Refresh, web: Web, desk: Desk) -> None:
@@ -158,7 +224,7 @@ def test_what_is_gone_upstream_stays_by_default_and_is_counted(refresh: Refresh,
 
 
 def test_what_is_gone_upstream_goes_where_the_settings_say_so(refresh: Refresh, web: Web, desk: Desk) -> None:
-    strict = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.gone=drop"]))
+    strict = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.gone=drop"]), ledger_url=desk.ledger_url)
     refresh("abcde", on=strict)
     web.refusals[url("c")] = "permanent"
     _, after = refresh("abcde", on=strict)
@@ -183,12 +249,13 @@ def test_a_dead_link_that_comes_alive_is_found_by_asking_for_it(refresh: Refresh
 
 
 def test_sites_are_asked_for_few_sources_at_a_time_oldest_first(refresh: Refresh, web: Web, desk: Desk) -> None:
-    slow = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.probes=2"]))
+    slow = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.probes=2"]), ledger_url=desk.ledger_url)
     refresh("abcde", on=slow)
     asked = [sorted(web.probes[-2:]) for _ in range(3) if refresh("abcde", on=slow)]
     assert asked[:2] == [sorted(map(url, "ab")), sorted(map(url, "cd"))]
     assert url("e") in asked[2]
-    patient = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "refresh.probe_days=30"]))
+    patience = load_profile("nano", [*SETTINGS, "refresh.probe_days=30"])
+    patient = Desk(desk.store.root, patience, ledger_url=desk.ledger_url)
     assert refresh("abcde", on=patient)[0].sites.asked == 0
 
 
@@ -205,7 +272,7 @@ def test_nothing_is_concluded_from_trouble_with_the_network(refresh: Refresh, we
 def test_other_thresholds_run_no_model_and_ask_for_nothing(refresh: Refresh, web: Web, desk: Desk) -> None:
     refresh("abcde")
     web.downloads.clear()
-    longer = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "clips.min_s=21"]))
+    longer = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "clips.min_s=21"]), ledger_url=desk.ledger_url)
     found, after = refresh("abcde", on=longer)
     assert (len(found.pending), web.downloads) == (5, [])
     assert changes(after) == {"removed": {"dropped: too_short": 1}}

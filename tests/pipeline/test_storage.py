@@ -1,10 +1,12 @@
 """Stores: files appear whole or not at all, locally and behind fsspec."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pipeline.storage import Store, digest, file_digest
+from pipeline.errors import DvmsetError, SettingsError
+from pipeline.storage import Store, digest, file_digest, local_folder
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -36,9 +38,44 @@ def test_sweep_removes_only_what_an_interrupted_write_left(tmp_path: Path) -> No
     (tmp_path / "media" / ".tmp-123-x-film.mp4").write_text("half")
     (tmp_path / "media" / ".tmp-job").mkdir()
     (tmp_path / "media" / ".tmp-job" / "film.mp4.part").write_text("half")
+    (tmp_path / "media" / ".tmp-job" / ".tmp-123-y-film.mp4").write_text("half")
     store.sweep()
     assert store.names() == ["kept.txt", "media"]
     assert list((tmp_path / "media").iterdir()) == []
+
+
+def test_sweep_of_a_shared_folder_leaves_what_was_touched_lately(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old, young = tmp_path / ".tmp-1-x", tmp_path / ".tmp-2-x"
+    for path in (old, young):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    store.sweep(idle_s=3600)
+    assert [path.name for path in tmp_path.iterdir()] == [young.name]
+
+
+def test_a_folder_that_lies_elsewhere_is_copied(store: Store) -> None:
+    store.write_text("r/a.txt", "a")
+    store.write_text("r/b.txt", "b")
+    with local_folder(store.url("r")) as folder:
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {"a.txt": "a", "b.txt": "b"}
+    with local_folder(store.url("none")) as folder:
+        assert not folder.exists()
+
+
+def test_a_url_that_nothing_knows_is_told() -> None:
+    with pytest.raises(SettingsError, match="can't be a data folder"):
+        Store("nonsense://x")
+
+
+def test_a_bucket_without_credentials_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(DvmsetError, match="can't be a data folder: Unable to locate credentials"):
+        Store("s3://bucket-of-nobody/data")
 
 
 def test_digest_depends_on_values_not_on_order() -> None:

@@ -35,9 +35,9 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Web:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, web: Web) -> Iterator[Desk]:
+def desk(tmp_path: Path, web: Web, ledger_url: str) -> Iterator[Desk]:
     """A data folder with all of it."""
-    desk = Desk(tmp_path / "data", PROFILE)
+    desk = Desk(tmp_path / "data", PROFILE, ledger_url=ledger_url)
     refresh(desk, web, *"abcde", "copy")
     yield desk
     desk.ledger.close()

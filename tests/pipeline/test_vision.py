@@ -286,6 +286,7 @@ class TestWeights:
 
         monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path))
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+        monkeypatch.setattr(weights, "_reach", lambda *_: None)
         with pytest.raises(MissingWeights, match="Name or service not known"):
             load_vision(VisionSettings())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 
 from pipeline import weights
 from pipeline.errors import MissingWeights, SettingsError
+from tests.site import Site
 
 
 def test_the_folder_is_a_setting_of_the_machine(tmp_path: Path, monkeypatch):
@@ -29,6 +31,33 @@ def test_a_file_in_the_hubs_cache_is_used_without_asking_the_hub(tmp_path: Path,
         path.parent.mkdir(parents=True)
         path.write_text(text)
     assert weights.from_hub("someone/model", "model.safetensors", download=False) == file
+
+
+def test_a_hub_that_is_not_there_is_missed_at_once(tmp_path: Path, monkeypatch):
+    def tries_for_minutes(repo: str, name: str) -> None:
+        raise AssertionError
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # not listening: connections are refused
+        hub = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("DVMSET_WEIGHTS", str(tmp_path))
+        for name, value in (("ENDPOINT", hub), ("HF_HUB_OFFLINE", False), ("HF_HUB_CACHE", str(tmp_path / "hub"))):
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", tries_for_minutes)
+        with pytest.raises(MissingWeights, match=rf"of someone/model .*{hub} can't be reached") as caught:
+            weights.from_hub("someone/model", "model.safetensors")
+    assert str(tmp_path / "someone" / "model" / "model.safetensors") in caught.value.hint
+
+
+def test_a_hub_that_answers_is_left_to_its_client(tmp_path: Path, monkeypatch):
+    fetched = tmp_path / "fetched"
+    with Site(tmp_path) as site:
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", site.url("no-such-page"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, name: fetched)
+        assert weights.from_hub("someone/model", "model.safetensors") == fetched
 
 
 def test_a_header_is_read_without_the_tensors(tmp_path: Path):

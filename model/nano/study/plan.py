@@ -129,7 +129,7 @@ def full_study() -> Study:
     return Study(
         size=Size(10, train=256, validation=16, test=48, train_s=(10, 380), test_s=(400, 485)),
         profile=load_profile("nano"),
-        steps=(80, 200),
+        steps=(80, 300),
         rates=(1e-3, 3e-3),
         settings=("train.batch=4", "train.precision=bf16", "train.save_every=50", "train.eval_clips=8"),
         seeds=3,

@@ -96,11 +96,11 @@ def test_the_bundled_weights_are_small_and_say_what_they_are():
 @pytest.mark.parametrize(
     ("case", "snr_db", "low", "high", "error"),
     [
-        ("music", None, 0.0, 0.08, 0.08),
-        ("music speech", 0.0, 0.25, 0.65, 0.32),
-        ("music speech", 10.0, 0.75, 1.0, 0.2),
-        ("speech", None, 0.85, 1.0, 0.15),
-        ("singing", None, 0.75, 1.0, 0.25),
+        ("music", None, 0.0, 0.07, 0.07),
+        ("music speech", 0.0, 0.3, 0.6, 0.25),
+        ("music speech", 10.0, 0.8, 1.0, 0.15),
+        ("speech", None, 0.93, 1.0, 0.06),
+        ("singing", None, 0.9, 1.0, 0.08),
     ],
 )
 def test_bundled_weights_tell_held_out_voices_from_held_out_music(case, snr_db, low, high, error):

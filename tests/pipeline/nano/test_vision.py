@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch.nn.functional import normalize
 
 from pipeline import weights
 from pipeline.config import VisionSettings
 from pipeline.media import frames_at
 from pipeline.nano import footage as material
 from pipeline.nano import vision, vision_report
-from pipeline.nano.footage import CELLS, TARGET, Footage, Targets, cut_out
+from pipeline.nano.footage import CELLS, HALF, TARGET, Footage, Targets, cut_out
 from pipeline.nano.geometry import VisionGeometry
 from pipeline.nano.packages import film
 from pipeline.vision import load_vision
@@ -34,7 +35,9 @@ def made() -> tuple[Footage, Targets]:
     cells[..., 0] = np.linspace(-1, 1, CELLS)
     cells[np.arange(len(rows)), ..., 1 + shots[rows]] = 2
     boxes = material.random_boxes(np.random.default_rng(0), len(rows))
-    return Footage(pictures, np.arange(len(shots)) * 3.0, shots), Targets(rows, boxes, cells)
+    colours = material.palette(torch.zeros(1, 3, 32, 32)).shape[1]
+    palettes = np.zeros(colours, np.float32), np.eye(colours, HALF, dtype=np.float32)
+    return Footage(pictures, np.arange(len(shots)) * 3.0, shots), Targets(rows, boxes, cells, *palettes)
 
 
 @pytest.fixture
@@ -59,6 +62,25 @@ class TestMaterial:
         assert crop.shape == (32, 32)
         torch.testing.assert_close(crop[5], torch.arange(16.0, 48.0), atol=0.01, rtol=0)
 
+    def test_a_palette_says_how_often_which_colour_occurs_in_which_third(self):
+        picture = torch.zeros(1, 3, 48, 48)
+        picture[:, 2, :16] = 1  # blue above; below, three quarters red and a quarter grey
+        picture[:, 0, 32:, :36] = 1
+        picture[:, :, 32:, 36:] = 0.75
+        shares = material.palette(picture)[0].square().unflatten(0, (3, *material.PALETTE_BINS))
+        torch.testing.assert_close(shares.sum((1, 2, 3)), torch.ones(3))
+        hues = shares[:, :, -1].sum(2)  # of saturated pixels
+        torch.testing.assert_close(hues[0, [10, 11]].sum(), torch.tensor(1.0))  # 240 of 360 degrees, 16 bins
+        torch.testing.assert_close(hues[2, [0, 15]].sum(), torch.tensor(0.75))  # red lies between last and first
+        torch.testing.assert_close(shares[2, :, 0].sum(), torch.tensor(0.25))
+
+    def test_a_palette_follows_hue_and_hardly_light(self):
+        picture = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+        picture *= torch.tensor([1.0, 0.5, 0.2])[:, None, None]  # brown; blue with red and blue swapped
+        changed = picture * 0.8, picture.flip(1)
+        dim, swapped = (torch.cosine_similarity(material.palette(picture), material.palette(p)) for p in changed)
+        assert dim > 0.95 and swapped < 0.5
+
     def test_crops_stay_inside_the_picture(self):
         boxes = material.random_boxes(np.random.default_rng(0), 500)
         assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all()
@@ -70,16 +92,17 @@ class TestMaterial:
         assert all(torch.equal(a, b) for a, b in zip(firsts[2], again, strict=True))
 
     def test_a_crop_comes_with_a_neighbour_of_its_shot_and_the_teachers_view_of_it(self, made, plain):
-        pixels, cells, shots, times = next(vision.batches(0, 0, *made))
+        pixels, cells, palettes, shots, times = next(vision.batches(0, 0, *made))
         count = 4 * vision.GROUPS
         assert pixels.shape == (2 * count, 3, 112, 112) and cells.shape == (count, 49, 192)
+        assert torch.equal(palettes, material.palette(pixels)[:, :HALF])
         assert torch.equal(cells[:, 0, 1:].argmax(1), shots)
         grey = (pixels.mean((1, 2, 3)) * 255).unflatten(0, (2, count))
         assert ((grey - 15 * shots - 20).abs() < 15).all()  # within the ramp
         assert ((times - 30 * shots) < 30).all()
 
     def test_the_teachers_view_is_mirrored_with_the_picture(self, made, plain):
-        pixels, cells, _, _ = next(vision.batches(0, 0, *made))
+        pixels, cells, _, _, _ = next(vision.batches(0, 0, *made))
         brighter = (pixels[..., -1] - pixels[..., 0]).mean((1, 2)).sign().unflatten(0, (2, -1))
         right = (cells[:, 6, 0] - cells[:, 0, 0]).sign()
         assert torch.equal(brighter[0], right) and torch.equal(brighter[1], right)
@@ -110,16 +133,18 @@ class TestTraining:
     """The loop and what it leaves."""
 
     def test_a_perfect_tower_has_little_to_lose(self, made: tuple[Footage, Targets]):
-        _, cells, shots, times = next(vision.batches(0, 0, *made))
+        _, cells, palettes, shots, times = next(vision.batches(0, 0, *made))
 
         class Perfect(vision.Student):
             def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-                tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
-                return torch.nn.functional.normalize(tokens.repeat(2, 1, 1), dim=-1)
+                seen = normalize(cells.mean(1)[:, :HALF], dim=-1).repeat(2, 1)
+                cls = torch.cat([seen, normalize(palettes, dim=-1)], 1)
+                return normalize(torch.cat([cls[:, None], cells.repeat(2, 1, 1)], 1), dim=-1)
 
-        terms = vision.loss_terms(Perfect(), torch.empty(0), cells, shots, times)
+        terms = vision.loss_terms(Perfect(), torch.empty(0), cells, palettes, shots, times)
         assert terms[:2].abs().max() < 1e-5
-        start = vision.loss_terms(vision.Student(), torch.rand(2 * len(cells), 3, 112, 112), cells, shots, times)
+        noise = torch.rand(2 * len(cells), 3, 112, 112)
+        start = vision.loss_terms(vision.Student(), noise, cells, palettes, shots, times)
         assert (terms < start).all()
 
     def test_training_learns_writes_weights_and_goes_on_from_its_checkpoint(self, made, tmp_path: Path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos import Ground, check, fill_and_grow, ground, kill_and_restart, outcome, small_disk
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 PATHS = ["mute.mp4", "blind.mp4", "flaky/mute.mp4", "members/mute.mp4", "err/404", "err/403", "flipped/mute.mp4"]
 KILLS, SEED = 3, 0
 ROOM = 64 << 20  # bytes, more than enough

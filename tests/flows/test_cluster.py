@@ -30,7 +30,7 @@ from tests.neighbours import loop
 from tests.postgres import Postgres
 from tests.site import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
 SETTINGS = ("fetch.allow_loopback=true", "fetch.free_bytes=0", "fetch.per_host=4", "fetch.most_refusals=99")
 SONG_S = 12
 PATHS = ("song.mp4", "song1.mp4", "song.mp4?again", "mute.mp4", "err/404", "flipped/film.mp4")

@@ -109,7 +109,7 @@ def test_a_host_that_throttles_rests_is_probed_and_then_gives_all(folder: Path, 
         paths = {
             busy: [f"busy/2/mute{i}.mp4?1" for i in range(6)],
             other: ["mute.mp4"],
-            shut: ["err/429?900", "mute.mp4?2"],
+            shut: ["err/429?900", *(f"mute.mp4?{i}" for i in range(8))],
         }
         source_list = tmp_path / "list.txt"
         source_list.write_text("".join(f"{site.url(path)}\n" for site, some in paths.items() for path in some))
@@ -117,9 +117,11 @@ def test_a_host_that_throttles_rests_is_probed_and_then_gives_all(folder: Path, 
         result = run(*building(source_list, tmp_path / "data", *manners))
         assert result.returncode == 0, result.stdout + result.stderr
         found = fates(tmp_path / "data")
-        assert [found.pop(shut.url(path)) for path in paths[shut]] == ["throttled", "new"]
+        first, *others = [found.pop(shut.url(path)) for path in paths[shut]]
+        assert first == "throttled"
+        assert others.count("new") >= 4, "a host that throttles isn't asked for more than was under way"
+        assert len(shut.requests) == 1 + len(others) - others.count("new")
         assert set(found.values()) == {"ready"}
-        assert [r.path for r in shut.requests] == ["/err/429?900"], "a host that throttles isn't asked for others"
         assert "throttles" in result.stdout
         at = [r.at_s for r in busy.requests]
         refused = busy.requests[:2]

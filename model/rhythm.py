@@ -32,13 +32,14 @@ def injection_layers(settings: RhythmSettings, layers: int) -> tuple[int, ...]:
     return tuple(i for i in range(0, layers, settings.inject_every) if i < settings.inject_fraction * layers)
 
 
-def resample(curve: Tensor, frames: int, samples: Tensor | None = None) -> Tensor:
+def resample(curve: Tensor, frames: int, samples: Tensor | None = None, ahead_s: float = 0) -> Tensor:
     """A curve [B, T25] at 25 Hz -> [B, frames] at 50 Hz, by timestamps.
 
     Sample i stands at i / 25 s and code frame t at t / 50 s: frame 2i is d_i, frame 2i + 1 the mean of d_i and d_{i+1}.
-    After the last sample, of each row's first `samples` [B] if they are given, its value is held.
+    After the last sample, of each row's first `samples` [B] if they are given, its value is held. Frame t may be given
+    what stands `ahead_s` later, to the nearest frame.
     """
-    times = torch.arange(frames, device=curve.device) * (CURVE_RATE / CODE_RATE)
+    times = (torch.arange(frames, device=curve.device) + round(ahead_s * CODE_RATE)) * (CURVE_RATE / CODE_RATE)
     before = times.floor().long()
     share = (times - before).to(curve.dtype)
     last = curve.new_full((len(curve),), curve.shape[1], dtype=torch.long) if samples is None else samples
@@ -94,7 +95,8 @@ class Rhythm(nn.Module):
             valid: [B, T] bool; False behind the end of a clip that is shorter than the batch.
         """
         valid = curve.new_ones(len(curve), frames, dtype=torch.bool) if valid is None else valid
-        d = resample(curve.float(), frames, (valid.sum(1) * CURVE_RATE / CODE_RATE).ceil().long())
+        samples = (valid.sum(1) * CURVE_RATE / CODE_RATE).ceil().long()
+        d = resample(curve.float(), frames, samples, self.settings.ahead_s)
         d = standardised(d, valid) if self.settings.standardise else d
         used = valid if keep is None else valid & keep[:, None]
         dropped = ~used[..., None]

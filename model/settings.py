@@ -73,6 +73,7 @@ class RhythmSettings(Group):
     init: Literal["zero_identity", "default"] = Field("zero_identity", description="default: PyTorch's random start")
     lift: bool = Field(False, description="the Zero-Linear is D x D, behind a plain 1 -> D")
     standardise: bool = Field(False, description="curve to mean 0 and deviation 1 within each sequence")
+    ahead_s: float = Field(0.0, ge=0, le=1, description="each step sees the curve of so many seconds later")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

@@ -49,6 +49,13 @@ def test_curve_goes_from_25_to_50_hz_by_timestamps():
     assert torch.equal(resample(curve, 6), torch.tensor(expected))
 
 
+def test_a_step_can_be_given_what_is_seen_later():
+    curve = torch.tensor([[1.0, 0.0, 0.5, 0.0]])
+    assert torch.equal(resample(curve, 8, ahead_s=0.06), torch.tensor([[0.25, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0]]))
+    now, ahead = (perturbed(ahead_s=seconds)(curve, 8) for seconds in (0, 0.06))
+    assert all(torch.allclose(now[layer][:, 3:], ahead[layer][:, :-3]) for layer in now)
+
+
 @given(samples=st.integers(1, 40), extra=st.integers(-1, 1))
 def test_resampling_keeps_every_sample_at_its_time(samples, extra):
     curve = torch.linspace(-1, 1, samples)[None] ** 3

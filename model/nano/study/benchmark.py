@@ -30,7 +30,7 @@ from pipeline.storage import Store, digest, file_digest
 from pipeline.vision import FPS, load_vision
 from pipeline.vision import weights_digest as vision_digest
 
-VERSION = 1  # raised when videos or songs are made otherwise, so that nothing stale is read
+VERSION = 2  # raised when videos or songs are made otherwise, so that nothing stale is read
 PART = 16  # clips that are made at a time
 FOLLOWED = 0.85  # share of cuts with an accent
 STRAY = 0.1  # accents per second where nothing is cut
@@ -119,7 +119,7 @@ class Part:
         for music in MUSIC:
             wanted = cuts if music == "follows" else draw_cuts(rng, size.seconds)
             scores: Literal["train", "test"] = "train" if self.split == "train" else "test"
-            made = song(rng, scores, size.seconds, accents_s=_accents(rng, wanted, size.seconds))
+            made = song(rng, scores, size.seconds, accents_s=_accents(rng, wanted, size.seconds), hushed=False)
             audio, loudness = normalise(
                 made.audio, RATE, lufs=self.profile.codec.lufs, peak_db=self.profile.codec.peak_db
             )

@@ -28,7 +28,10 @@ SHOWN = {
     "validation_ce": "CE, nats",
 }
 MAIN = "onset_f1_150ms"
-PAIRS = (("full", "no_rhythm"), ("shuffled", "no_rhythm"), ("full", "shuffled"), ("full", "cls_sim"))
+PAIRS = (
+    ("full", "no_rhythm"), ("shuffled", "no_rhythm"), ("full", "shuffled"), ("full", "no_look_ahead"),
+    ("full", "cls_sim"),
+)  # fmt: skip
 DEFINITIONS = {
     **evaluate.DEFINITIONS,
     "validation_ce": "teacher-forced cross-entropy in nats per code of the test videos' own music under the "

@@ -49,6 +49,22 @@ def test_accents_stand_out_of_the_music_where_they_were_asked_for(accented: list
             assert strength[centre - 5 : centre + 6].max() > elsewhere
 
 
+def test_only_a_hushed_song_dips_before_its_accents(accented: list[Song]):
+    """Energy of the 40 ms before an accent against that of the 300 ms before the dip."""
+
+    def dips(each: Song) -> list[float]:
+        at = [round(a * RATE) for a in each.accents_s]
+        level = [np.sqrt(np.mean(each.audio[b - 11_200 : b - 1_920] ** 2)) for b in at]
+        return [float(np.sqrt(np.mean(each.audio[b - 1_280 : b] ** 2))) / n for b, n in zip(at, level, strict=True)]
+
+    plain = [
+        song(np.random.default_rng(seed), "test", 8, accents_s=each.accents_s, hushed=False)
+        for seed, each in enumerate(accented)
+    ]
+    assert np.median(np.concatenate([dips(each) for each in accented])) < 0.2
+    assert np.median(np.concatenate([dips(each) for each in plain])) > 0.5
+
+
 def test_random_accents_come_in_half_of_the_songs_and_are_irregular():
     drawn = [songs._random_accents(np.random.default_rng(seed), 30) for seed in range(400)]
     present = [d for d in drawn if d]

@@ -134,6 +134,6 @@ def _plot(table: Mapping[str, Mapping[str, Interval]], path: Path) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_xlim(0, 1)
     axis.grid(axis="x", lw=0.3)
-    axis.set_xlabel("strong onsets against cuts, F1 with 95 % intervals; dotted: floor, dashed: ceiling of the codec")
+    axis.set_xlabel("strong onsets against cuts, F1 with 95 % intervals\ndotted: floor, dashed: ceiling of the codec")
     axis.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=110, format="png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import jinja2
 import yaml
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "data_cards"  # beside the packages, in a clone as in a wheel
+
+FACES = ("README.md", "croissant.json", "report.html")  # each names the digest of the manifest it was made from
 
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
 _TYPES = {"float": "float32", "double": "float64", "list<element: float not null>": "list of float32"}
@@ -76,6 +79,20 @@ def render_card(manifest: dict[str, Any]) -> str:
     )
 
 
+def render_faces(manifest: dict[str, Any], exhibits: dict[str, Any] | None = None) -> dict[str, str]:
+    """The files of a release that are made from its manifest, by name: card, Croissant description, report.
+
+    Args:
+        manifest: of the release.
+        exhibits: what the report shows of single stretches, as of `exhibits.exhibits`.
+    """
+    from pipeline.croissant import croissant
+    from pipeline.report import render_report
+
+    described = json.dumps(croissant(manifest, _MEANINGS), indent=1, ensure_ascii=False) + "\n"
+    return dict(zip(FACES, (render_card(manifest), described, render_report(manifest, exhibits)), strict=True))
+
+
 def size_category(clips: int) -> str:
     """The Hub's word for a number of rows."""
     return _SIZES[min(max(len(str(clips)) - 3, 0), len(_SIZES) - 1)]
@@ -92,7 +109,9 @@ def _front_matter(manifest: dict[str, Any], splits: list[str]) -> dict[str, Any]
     }
     if splits:  # `datasets` refuses a split without rows, so that an empty one is left out although its files are there
         files = [{"split": split, "path": f"{split}-*.parquet"} for split in splits]
-        matter["configs"] = [{"config_name": "default", "data_files": files}]
+        matter["configs"] = [{"config_name": "default", "data_files": files, "default": True}]
+        if manifest.get("files"):
+            matter["configs"].append({"config_name": "preview", "data_files": "preview/preview.parquet"})
     return matter
 
 

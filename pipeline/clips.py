@@ -13,12 +13,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.config import ClipSettings, Profile
+from pipeline.review.ruling import NOBODY, Ruling
 
 if TYPE_CHECKING:
     from pipeline.music import Curves, Verdict
 
 OUTSIDE = "outside_section"  # before or after the part that the list asks for
 TOO_SHORT = "too_short"  # music, but no clip of the allowed length holds it
+REVIEW = "review"  # a person has dropped it
+OFF_BEAT = "off_beat"  # music before the first or after the last beat or bar that a clip was to begin or end with
 PARTIAL_SHOT = "partial_shot"  # music at the edge of a stretch, in a shot that isn't in it whole
 
 
@@ -57,7 +60,13 @@ def file_verdict(spans: Sequence[Span]) -> tuple[str, str]:
 
 
 def cut_spans(
-    verdict: Verdict, curves: Curves, cuts_s: Sequence[float], *, duration_ms: int, profile: Profile
+    verdict: Verdict,
+    curves: Curves,
+    cuts_s: Sequence[float],
+    *,
+    duration_ms: int,
+    profile: Profile,
+    ruling: Ruling = NOBODY,
 ) -> list[Span]:
     """Cuts a source into clips and dropped spans.
 
@@ -70,12 +79,20 @@ def cut_spans(
     short clip is of little use to a trainer that takes crops of half a minute. A window that `music.window_reason`
     refuses is no clip. Nothing of a stretch but its own seconds gets into a clip, and clips never overlap.
 
+    With `snap_to` each clip then ends with the last beat or bar within it, and begins with the first.
+
+    No clip runs across a change of track or a gap, as `music.changes_ms` has them.
+
+    People outrank all that: a window that they keep is a clip as it stands, or if it is too short or too long for one
+    it is music to be cut; what they drop is dropped; no clip runs across a place where they split.
+
     Args:
         verdict: per second of the curves' section.
         curves: what the verdict was made from.
         cuts_s: shot boundaries, seconds from the start of the source.
         duration_ms: length of the source.
         profile: settings of clips and verdict.
+        ruling: what people have said.
 
     Returns:
         Spans in order that together are exactly [0, duration_ms); neighbours with the same reason are one span.
@@ -83,20 +100,28 @@ def cut_spans(
     Raises:
         ValueError: the curves' section isn't within the source.
     """
-    from pipeline.music import window_reason  # loads PyAV
+    from pipeline.music import changes_ms, window_reason  # loads PyAV
 
     start, end = curves.start_ms, curves.end_ms
     if not 0 <= start <= end <= duration_ms:
         raise ValueError(f"The section from {start} to {end} ms is not within a source of {duration_ms} ms.")
 
-    def refuse(first: int, last: int) -> str:
-        return window_reason(curves, verdict, first, last, profile.verdict)
+    least, most = _limits(profile.clips)
+    ruling = ruling.for_clips(least, most)
 
-    cuts = sorted({round(t * 1000) for t in cuts_s} | {start, end})
+    def refuse(first: int, last: int) -> str:
+        """What people keep is beyond reproach; the rest of a window must pass by itself."""
+        rest = (window_reason(curves, verdict, a, b, profile.verdict) for a, b in ruling.rest(first, last))
+        return next(filter(None, rest), "")
+
+    ruling = ruling.splitting(changes_ms(curves, profile.clips))
+    cuts = sorted({round(t * 1000) for t in cuts_s} | ruling.edges | {start, end})
     spans = [Span(0, start, OUTSIDE)]
-    for span in _stretches(verdict.reasons, start, end):
+    for span in _ruled(list(_stretches(verdict.reasons, start, end)), ruling):
         inside = [t for t in cuts if span.start_ms <= t <= span.end_ms]
-        spans += [span] if span.reason else _cut_stretch(span, inside, refuse, profile.clips)
+        settled = span.reason or (span.start_ms, span.end_ms) in ruling.whole
+        pieces = [span] if settled else _cut_stretch(span, inside, refuse, profile.clips)
+        spans += pieces if settled else (part for piece in pieces for part in _on_beats(piece, curves, profile))
     return list(_merged([*spans, Span(end, duration_ms, OUTSIDE)]))
 
 
@@ -109,12 +134,42 @@ def _stretches(reasons: Sequence[str], start_ms: int, end_ms: int) -> Iterator[S
             first = i
 
 
+def _ruled(stretches: Sequence[Span], ruling: Ruling) -> Iterator[Span]:
+    """The stretches as people want them."""
+    if not ruling.edges or not stretches:
+        yield from stretches
+        return
+    start, end = stretches[0].start_ms, stretches[-1].end_ms
+    inside = {t for t in ruling.edges if start < t < end}
+    edges = sorted(inside | {t for s in stretches for t in (s.start_ms, s.end_ms)})
+    rules = iter(stretches)
+    below = next(rules)
+    held: Span | None = None
+    for a, b in pairwise(edges):
+        while below.end_ms <= a:
+            below = next(rules)
+        reason = "" if ruling.keeps(a, b) else REVIEW if ruling.drops(a, b) else below.reason
+        if held and held.reason == reason and a not in ruling.walls:
+            held = Span(held.start_ms, b, reason)
+            continue
+        if held:
+            yield held
+        held = Span(a, b, reason)
+    if held:
+        yield held
+
+
+def _limits(settings: ClipSettings) -> tuple[int, int]:
+    """Least and most milliseconds of a clip."""
+    return round(settings.min_s * 1000), round(settings.max_s * 1000)
+
+
 def _cut_stretch(
     stretch: Span, cuts: list[int], refuse: Callable[[int, int], str], settings: ClipSettings
 ) -> Iterator[Span]:
     """The partition of one stretch of music; `cuts` are the boundaries within it, both ends included."""
     start, end = stretch.start_ms, stretch.end_ms
-    least, most, snap = (round(s * 1000) for s in (settings.min_s, settings.max_s, settings.snap_s))
+    (least, most), snap = _limits(settings), round(settings.snap_s * 1000)
     far = {t for t in (start, end) if not any(abs(t - c) <= snap for c in cuts)}
     for points in (sorted({*cuts, *far}), sorted({*cuts, start, end})):
         clips = _place(_split_long(points, most), refuse, least, most)
@@ -129,6 +184,21 @@ def _cut_stretch(
         yield Span(first, last, "")
         position = last
     yield Span(position, end, PARTIAL_SHOT)
+
+
+def _on_beats(span: Span, curves: Curves, profile: Profile) -> Iterator[Span]:
+    """A clip without what lies before its first and after its last beat or bar, if it is long enough without."""
+    from pipeline.music import beats
+
+    ticks: Sequence[float] = ()
+    if profile.clips.snap_to != "shot" and not span.reason:
+        found = beats(curves, span.start_ms, span.end_ms, profile.music)
+        ticks = found.times_s if profile.clips.snap_to == "beat" else found.bars_s
+    first, last = (span.start_ms + round(t * 1000) for t in (ticks[0], ticks[-1])) if ticks else (0, 0)
+    if last - first < _limits(profile.clips)[0]:
+        yield span
+        return
+    yield from (Span(span.start_ms, first, OFF_BEAT), Span(first, last, ""), Span(last, span.end_ms, OFF_BEAT))
 
 
 def _split_long(points: list[int], most: int) -> list[int]:

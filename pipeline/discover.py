@@ -201,6 +201,8 @@ def _entries(query: Query, limit: int, settings: FetchSettings) -> Iterator[dict
                     raised.message = secrets.out_of(raised.message)
                     raise raised from None
                 for entry in filter(None, entries[:left]):
+                    if len(entries) > 1 and entry.get("webpage_url") == info.get("webpage_url"):
+                        entry["webpage_url"] = None  # several videos of one page: each by the address of its file
                     if "_type" in entry and _is_list(entry) and depth < DEEPEST:
                         waiting.append((entry["url"], depth + 1))
                     else:

@@ -93,7 +93,8 @@ def inspect_file(path: Path, profile: Profile, *, name: str = "") -> Inspection:
             stem = Path(scratch) / "stem.flac"
             end_ms = info.duration_ms
             curves = measure(path, 0, end_ms, separator, profile.music, stem_path=stem, stem_rate=STEM_RATE)
-    spans = decide(profile, info.duration_ms, info.video is not None, cuts, curves).spans
+    decision = decide(profile, info.duration_ms, info.video is not None, cuts, curves, av_offset_ms=info.av_offset_ms)
+    spans = decision.spans
     clips = []
     for span in spans:
         if not span.reason and curves is not None:

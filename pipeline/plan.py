@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.config import FetchSettings, Profile
 from pipeline.errors import POLICIES
 from pipeline.fetch.hosts import host_of
-from pipeline.ledger import Rates, now
+from pipeline.ledger import Rates, SourceRow, now
 from pipeline.process import STAGES, Desk
 from pipeline.sources import Source, read_list
 
@@ -179,16 +179,14 @@ def _not_done(desk: Desk, sources: Iterable[Source], skipped: Counter[str]) -> l
     at = now()
     failures = {f.source_id: f for f in desk.ledger.failures()}
     known = {row.source_id: row for row in desk.ledger.sources()}
-    buried = desk.ledger.buried_keys()
+    buried, outdated = desk.ledger.buried_keys(), desk.ledger.outdated_ids()
     left = []
     for source in sources:
         row, failure = known.get(source.source_id), failures.get(source.source_id)
         if source.key in buried:
             skipped["taken down"] += 1
-        elif row is not None and row.state == "ready" and row.done_key == desk.files.done_key:
-            skipped["up to date"] += 1
-        elif row is not None and desk.media_bytes(source.source_id):
-            skipped["fetched already; only its features are missing"] += 1
+        elif row is not None and row.source_id not in outdated and (reason := _needs_no_fetch(desk, row)):
+            skipped[reason] += 1
         elif failure is not None and (failure.due is None or failure.due > at):
             when = "failed for good" if POLICIES[failure.error_class].then == "never" else (  # type: ignore[index]
                 "failed and wait for a person" if failure.due is None else "failed and not due yet"
@@ -197,6 +195,20 @@ def _not_done(desk: Desk, sources: Iterable[Source], skipped: Counter[str]) -> l
         else:
             left.append(source)
     return left
+
+
+def _needs_no_fetch(desk: Desk, row: SourceRow) -> str:
+    """Why a source is not fetched although it is listed; "" if it is, or has failed."""
+    if row.state == "ready" and row.done_key == desk.files.done_key:
+        return "up to date"
+    media = desk.ledger.media(row.source_id) if row.state != "failed" else None
+    if media is None:
+        return ""
+    if desk.store.exists(media.name):
+        return "fetched already; only its features are missing"
+    if desk.store.exists(desk.files.shots(media)) and desk.store.exists(desk.files.curves(row, media)):
+        return "measured already; fetched only if the settings now want other clips of it"
+    return ""
 
 
 def _refused(source: Source, settings: FetchSettings, skipped: Counter[str]) -> bool:

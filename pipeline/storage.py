@@ -6,9 +6,11 @@ renamed; writes to a bucket are uploaded whole. So a reader or a crash never mee
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline.errors import DvmsetError, SettingsError
 
 TEMPORARY = ".tmp-"
+SCRATCH = "dvmset-scratch-"  # folders in TMPDIR
 
 
 def digest(value: Any) -> str:
@@ -102,13 +105,14 @@ class Store:
             self.fs.rm(self.path(name), recursive=True)
 
     def sweep(self, idle_s: float = 0.0) -> None:
-        """Removes what interrupted writes left in a folder.
+        """Removes what interrupted writes left in a folder, or reads and writes elsewhere in this machine's TMPDIR.
 
         Args:
             idle_s: leaves alone what was touched since; 0 if nobody else may be writing.
         """
         if not self.is_local:
-            return  # what isn't whole never got there
+            _sweep_scratch()  # what isn't whole never got there
+            return
         before = time.time() - idle_s
         found = self.fs.find(self.root, withdirs=True, detail=True)
         for path, info in found.items():
@@ -119,8 +123,8 @@ class Store:
     def write(self, name: str) -> Iterator[Path]:
         """Yields a local path to write to; when the block ends well the file appears as `name`, else nothing does."""
         if not self.is_local:
-            with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
-                upload = Path(scratch) / Path(name).name
+            with _scratch() as scratch:
+                upload = scratch / Path(name).name
                 yield upload
                 self.fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
                 self.fs.put_file(str(upload), self.path(name))
@@ -146,8 +150,8 @@ class Store:
         if self.is_local:
             yield Path(self.path(name))
             return
-        with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
-            local = Path(scratch) / Path(name).name
+        with _scratch() as scratch:
+            local = scratch / Path(name).name
             self.fs.get_file(self.path(name), str(local))
             yield local
 
@@ -168,11 +172,44 @@ def local_folder(url: str | Path) -> Iterator[Path]:
     if isinstance(fs, LocalFileSystem):
         yield Path(root)
         return
-    with tempfile.TemporaryDirectory(prefix="dvmset-") as scratch:
-        place = Path(scratch) / Path(root).name
+    with _scratch() as scratch:
+        place = scratch / Path(root).name
         if fs.isdir(root):
             fs.get(f"{root}/", f"{place}/", recursive=True)
         yield place
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder in TMPDIR for the block; locked, so that one whose process was killed can be told from one in use."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():
+            break
+        os.close(handle)  # it was swept away before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+        os.close(handle)
+
+
+def _sweep_scratch() -> None:
+    """Removes the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except (FileNotFoundError, PermissionError):
+            continue  # gone meanwhile, or of another user
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)  # somebody else may be sweeping, too
+        except BlockingIOError:
+            continue  # in use
+        finally:
+            os.close(handle)
 
 
 def _filesystem(url: str | Path) -> tuple[AbstractFileSystem, str]:

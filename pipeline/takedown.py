@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DvmsetError
+from pipeline.fingerprint import forget
 from pipeline.ledger import Ledger, MediaRow, SourceRow, now
 from pipeline.process import RELEASE, Worker
 from pipeline.release import release_without, releases_with
@@ -70,7 +71,11 @@ def plan_takedown(ledger: Ledger, request: Request) -> Plan:
     """
     keys = [canonical_key(url) for url in request.urls]
     for path in request.lists:
-        keys += [row.key for row in iter_list(path) if isinstance(row, Source)]
+        for row in iter_list(path):
+            if not isinstance(row, Source):  # nothing that somebody wants to be taken down may be passed over
+                where = f"{row.file}:{row.line}: {row.reason}"
+                raise DvmsetError(f"A row can't be read, and nothing was changed ({where}).", hint="Mend the list.")
+            keys.append(row.key)
     found = ledger.find(source_ids=request.source_ids, keys=keys, channel=request.channel)
     known = {source.source_id for source, _ in found}
     if missing := [name for name in request.source_ids if name not in known]:
@@ -125,6 +130,7 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
     for name in purged:
         store.remove(f"{FOLDER}/{name}")
     files, size = _remove_files(store, ids)
+    forget(store, ids)
     receipt: dict[str, Any] = {
         "at": now().isoformat(timespec="seconds"),
         "asked": {

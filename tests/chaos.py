@@ -1,6 +1,6 @@
 """A build that is killed again and again, and one whose disk is full, end as one that nobody disturbed.
 
-    python -m tests.chaos --kills 30 --seed 0      # prints what was killed where, and exits with 1 if anything differs
+    python -m tests.chaos --kills 30 --seed 0 -v   # tells each kill, and exits with 1 if anything differs
 
 The real command builds the list of all faults, with songs among them, from the loopback site. The parent or a process
 that downloads is killed (SIGKILL) at random times, each time a few requests or attempts after the build has begun to
@@ -12,6 +12,7 @@ hold the same release as that of one undisturbed build, shard for shard, and not
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import re
@@ -39,6 +40,8 @@ from pipeline.storage import file_digest
 from tests import faults
 from tests.neighbours import city_frames, loop
 from tests.site import Site
+
+log = logging.getLogger(__name__)
 
 SONG_S = 16
 LOOK_S = 0.1
@@ -176,11 +179,13 @@ def kill_and_restart(place: Ground, data: Path, kills: int, seed: int) -> Course
                 draw.choice(downloads).kill()
                 course.kills["download"] += 1
                 course.hits["fetch"] += 1
+                log.info("kill %d: a download", course.kills.total())
                 continue
             stages = _stages(process, where)
             process.kill()
             course.kills["parent"] += 1
             course.hits.update(stages)
+            log.info("kill %d: the parent, at %s", course.kills.total(), ", ".join(sorted(stages)))
             process.wait()
             _, orphans = psutil.wait_procs(everyone, timeout=DIES_S)
             assert not orphans, f"{[_command_of(child) for child in orphans]} outlived the build"
@@ -323,7 +328,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--songs", type=int, default=4, help="in the list at first")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell each kill")
     options = parser.parse_args()
+    if options.verbose:
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+        log.setLevel(logging.INFO)
     with (
         tempfile.TemporaryDirectory(prefix="chaos-") as folder,
         ground(Path(folder), list(faults.FATES), options.songs) as place,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.clips import clip_id, samples
+from pipeline.release import Entry
 from pipeline.shards import Model, Row, Spec
 
 SPEC = Spec(
@@ -66,6 +69,30 @@ def make_row(source: str, start_ms: int = 0, end_ms: int = 10_000, *, spec: Spec
         "text": None,
     }
     return Row(**(values | columns))
+
+
+class Made:
+    """Rows as the entries of a release."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.made = rows
+
+    def __iter__(self) -> Iterator[Entry]:
+        for row in self.made:
+            columns = {
+                k: v.tobytes().hex() if hasattr(v, "tobytes") else v for k, v in vars(row).items() if k != "split"
+            }
+            key = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+            yield Entry(row.clip_id, row.group_id, key)
+
+    def rows(self, clips: Iterable[tuple[str, str]]) -> Iterator[Row]:
+        """The rows, as `make_release` asks for them."""
+        by_id = {row.clip_id: row for row in self.made}
+        return (dataclasses.replace(by_id[clip_id], split="") for clip_id, _ in clips)
+
+    def sources(self) -> Iterator[dict[str, Any]]:
+        """Their sources by id alone."""
+        return ({"source_id": source_id} for source_id in sorted({row.source_id for row in self.made}))
 
 
 def assert_same_row(got: Mapping[str, Any], expected: Row) -> None:

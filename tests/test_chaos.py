@@ -1,4 +1,7 @@
-"""A few kills and one full disk on the way of a build; `python -m tests.chaos` does many more of both."""
+"""A few kills and one full disk on the way of a build; `python -m tests.chaos` does many more of both.
+
+Here all builds share one Prefect server; there each has its own, which is killed with it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from flows.server import prefect_at_hand
 from tests.chaos import Ground, check, fill_and_grow, ground, kill_and_restart, outcome, small_disk
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PATHS = ["mute.mp4", "blind.mp4", "flaky/mute.mp4", "members/mute.mp4", "err/404", "err/403", "flipped/mute.mp4"]
 KILLS, SEED = 3, 0
 ROOM = 64 << 20  # bytes, more than enough
@@ -18,7 +22,7 @@ ROOM = 64 << 20  # bytes, more than enough
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with ground(tmp_path_factory.mktemp("chaos"), PATHS, songs=1) as place:
+    with prefect_at_hand(), ground(tmp_path_factory.mktemp("chaos"), PATHS, songs=1) as place:
         yield place
 
 

@@ -4,7 +4,8 @@
     web.replace_edges(monkeypatch)
     web.videos["https://a.example/1.mp4"] = "mmmmmmmmmmmmsss"  # a letter per second: m music, v voice, s silence
 
-A video is a text file that says what is heard in each second. Downloads, shots, separation, features and codec are
+A video is a text file that says what is heard in each second; a digit is music with so many tenths of voice
+energy. Downloads, shots, separation, features and codec are
 replaced at their doors (`pipeline.fetch.fetch`, `pipeline.music.measure`, ...); verdicts, clips, ledger, artefacts and
 releases are the real ones.
 """
@@ -78,8 +79,8 @@ class Web:
     def replace_edges(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Puts this web and the fast stages in place of the real ones."""
         monkeypatch.setattr(fetch, "fetch", self.fetch)
-        monkeypatch.setattr(shots, "find_cuts", lambda path, _: (10.0,) if _heard(path) else ())
-        monkeypatch.setattr(separate, "load_separator", lambda _: None)
+        monkeypatch.setattr(shots, "find_cuts", lambda path, _, **__: (10.0,) if _heard(path) else ())
+        monkeypatch.setattr(separate, "load_separator", lambda _: _Separator())
         monkeypatch.setattr(music, "measure", _measure)
         monkeypatch.setattr(vision, "load_vision", lambda _: _Eyes())
         monkeypatch.setattr(codec, "load_codec", lambda _: _Codec())
@@ -107,7 +108,7 @@ def _info(path: Path) -> MediaInfo:
     return MediaInfo("mov,mp4", 1000 * seconds, path.stat().st_size, video, audio)
 
 
-def _measure(path: Path, start_ms: int, end_ms: int, *_: Any, stem_path: Path, stem_rate: int) -> Curves:
+def _measure(path: Path, start_ms: int, end_ms: int, *_: Any, stem_path: Path, stem_rate: int, **__: Any) -> Curves:
     heard = _heard(path)[start_ms // 1000 : end_ms // 1000]
     draw = np.random.default_rng(len(heard))
     soundfile.write(stem_path, draw.uniform(-0.1, 0.1, len(heard) * stem_rate), stem_rate, format="FLAC")
@@ -115,15 +116,21 @@ def _measure(path: Path, start_ms: int, end_ms: int, *_: Any, stem_path: Path, s
     def share(letter: str) -> np.ndarray:
         return np.array([second == letter for second in heard], np.float32)
 
-    voice, silence = share("v"), share("s")
-    stems = {"vocals": np.where(voice > 0, -20, -80), "other": np.where(voice > 0, -80, -20)}
+    speech, silence = share("v"), share("s")
+    voice = np.array([int(s) / 10 if s.isdigit() else float(s == "v") for s in heard], np.float32)
+    music = np.array([s == "m" or s.isdigit() for s in heard], np.float32)
+    stems = {"vocals": 10 * np.log10(voice / 100 + 1e-8), "other": 10 * np.log10((1 - voice) / 100 + 1e-8)}
     levels = {name: level.astype(np.float32) for name, level in stems.items()}
     flat = np.full(len(heard), -20, np.float32)
     nothing = np.zeros(len(heard), np.float32)
     envelope = np.zeros(43 * len(heard) + 1, np.float32)
     return Curves(
-        start_ms, end_ms, flat, levels, voice, silence, share("m"), voice, nothing, nothing, nothing, envelope
+        start_ms, end_ms, flat, levels, voice, silence, music, speech, nothing, nothing, nothing, envelope
     )
+
+
+class _Separator:
+    rate = 44_100
 
 
 @dataclass(frozen=True)

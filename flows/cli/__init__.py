@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import acquire, data, generate, learn, look, upkeep
+from flows.cli import acquire, curate, data, duplicates, generate, learn, lineage, look, publish, upkeep
 from pipeline import __version__
 
 # Read by OpenMP when torch is loaded: threads that wait for each other sleep instead of spinning, which on a machine
@@ -22,8 +22,10 @@ app = typer.Typer(
     help="Rebuild DVMSet, a video-music data set, from source lists, and train VidMusician on it.",
 )
 for command in (
-    acquire.discover, acquire.plan, data.build, upkeep.refresh, data.status, acquire.retry, look.inspect, data.release,
-    data.validate, upkeep.takedown, upkeep.serve, learn.train, learn.model, generate.generate, look.doctor,
+    acquire.discover, acquire.plan, data.build, upkeep.refresh, data.status, acquire.retry, look.inspect,
+    data.release, data.validate, publish.export, publish.push, duplicates.duplicates, curate.review, curate.recurate,
+    upkeep.takedown, upkeep.serve, learn.train, learn.model, generate.generate, lineage.why, lineage.diff,
+    lineage.rebuild, look.doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -75,7 +75,7 @@ def retry(
         console = terminal()
         if chosen:
             parts = ", ".join(f"{n} {name}" for name, n in counts.items())
-            console.print(f"{len(chosen)} sources will be tried again by the next `dvmset build`: {parts}.")
+            console.print(f"To be tried again by the next `dvmset build` or `refresh`: {parts}.")
         else:
             console.print("No failed source is like that; `dvmset status` lists what failed.")
 

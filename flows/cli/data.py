@@ -66,7 +66,7 @@ def build(
                 console.print(
                     f"{len(sources)} sources listed, {changes.new} new, {len(pending)} to work on; data in {desk.store}"
                 )
-                _run_flow(desk, pending, {s.source_id: s.url for s in desk.ledger.sources()}, console, verbose)
+                run_flow(desk, pending, {s.source_id: s.url for s in desk.ledger.sources()}, console, verbose)
             else:
                 console.print(
                     f"Nothing to do: {len(sources)} sources are listed, and all are as up to date as they get for now."
@@ -86,11 +86,13 @@ def status(data: DataOption = "data", ledger: LedgerOption = None, as_json: Json
         if as_json:
             failures = by_class(book.failures(), datetime.now(UTC))
             found = {"seconds": funnel, "states": states, "errors": errors, "release": release}
-            print_json(found | {"failures": failures, "resting": resting_hosts(book)})
+            print_json(found | {"failures": failures, "refetches": book.refetches(), "resting": resting_hosts(book)})
             return
         console = terminal()
         console.print("sources  " + ", ".join(f"{n} {state}" for state, n in states.items()))
         console.print(_funnel_table(funnel))
+        if (work := book.separation())["heard"]:
+            console.print(f"separated {work['separated']:.0f} s of {work['heard']:.0f} s heard; the rest is no music")
         for source in book.sources()[:LISTED]:
             if source.state == "ready":
                 console.print(f"{source.url}  {book.fate(source.source_id)}", highlight=False, soft_wrap=True)
@@ -182,7 +184,8 @@ def _read_lists(lists: list[Path], strict: bool, console: Console) -> list[Sourc
     return list(sources.values())
 
 
-def _run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Console, verbose: bool) -> None:
+def run_flow(desk: Desk, pending: list[str], names: dict[str, str], console: Console, verbose: bool) -> None:
+    """Works on sources through Prefect, and shows how it goes."""
     quieten_prefect(verbose)
     with ExitStack() as server:
         with busy(console, "starting Prefect ..."):

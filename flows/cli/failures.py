@@ -37,11 +37,13 @@ def resting_hosts(ledger: Ledger) -> dict[str, str]:
 
 
 def print_failures(ledger: Ledger, console: Console) -> None:
-    """One paragraph a class, then the hosts that rest."""
+    """One paragraph a class, then what is to be fetched again, then the hosts that rest."""
     at = datetime.now(UTC)
     failures = ledger.failures()
     for name, group in by_class(failures, at).items():
-        due = [f"{n} {words}" for n, words in ((group["due"], "due now"), (group["waiting"], "later")) if n]
+        due = [f"{group['due']} due now"] if group["due"] else []
+        due += [f"{group['waiting']} later, the next at {group['next']}"] if group["waiting"] else []
+        due += [f"{group['keep_clips']} changed upstream and keep their clips"] if group["keep_clips"] else []
         when = f" ({', '.join(due)})" if due else ""
         console.print(f"[yellow]{name:>11}[/] {group['sources']}: {THEN[group['then']]}{when}. {group['advice']}")
         of_class = [f for f in failures if f.error_class == name]
@@ -49,6 +51,8 @@ def print_failures(ledger: Ledger, console: Console) -> None:
             console.print(f"            {failure.url}  {failure.message}", style="dim", highlight=False, soft_wrap=True)
         if len(of_class) > SHOWN:
             console.print(f"            ... and {len(of_class) - SHOWN} more", style="dim")
+    if again := ledger.refetches():
+        console.print(f"[yellow]    refetch[/] {again} changed upstream: their clips stay until they have come anew")
     for host, until in resting_hosts(ledger).items():
         console.print(f"[yellow]      rests[/] {host} until {until}: its sources wait", highlight=False)
 
@@ -66,6 +70,7 @@ def _summary(name: str, group: Sequence[Failure], at: datetime) -> dict[str, Any
         "waiting": len(later),
         "next": _iso(min(later)) if later else None,
         "for_a_person": len(group) - waits if policy.then != "never" else 0,
+        "keep_clips": sum(failure.keeps_clips for failure in group),
     }
 
 

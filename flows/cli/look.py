@@ -119,7 +119,7 @@ def _print_inspection(found: dict[str, Any], console: Console) -> None:
         values = found["curves"].get(name)
         if values:
             mean = sum(values) / len(values)
-            console.print(f"{name:<12} {_sparkline(values)}  mean {mean:.2f}", highlight=False, no_wrap=True)
+            console.print(f"{name:<12} {sparkline(values)}  mean {mean:.2f}", highlight=False, no_wrap=True)
     style = "green" if found["verdict"] == "keep" else "yellow"
     console.print(f"verdict  [{style}]{found['verdict']}[/] {found['reason']}", highlight=False)
     for clip in found["clips"]:
@@ -139,7 +139,7 @@ def _print_inspection(found: dict[str, Any], console: Console) -> None:
         )
 
 
-def _sparkline(values: list[float], width: int = 60) -> str:
+def sparkline(values: list[float], width: int = 60) -> str:
     """Values between 0 and 1 as a row of bars, means over equal stretches of time."""
     bars = " ▁▂▃▄▅▆▇█"
     count = min(width, len(values))

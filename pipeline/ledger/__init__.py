@@ -6,6 +6,7 @@ that sums are exact.
 
 from pipeline.ledger.ledger import Funnel, Ledger
 from pipeline.ledger.lists import ListChanges
+from pipeline.ledger.records import Record
 from pipeline.ledger.releases import ReadyClip, Story
 from pipeline.ledger.retries import Failure, Rates
 from pipeline.ledger.tables import (
@@ -21,6 +22,8 @@ from pipeline.ledger.tables import (
     HostRow,
     MediaRow,
     ReleaseRow,
+    ReviewRow,
+    SharedRow,
     SourceRow,
     SpanRow,
     TombstoneRow,
@@ -46,7 +49,10 @@ __all__ = [
     "MediaRow",
     "Rates",
     "ReadyClip",
+    "Record",
     "ReleaseRow",
+    "ReviewRow",
+    "SharedRow",
     "SourceRow",
     "SpanRow",
     "Story",

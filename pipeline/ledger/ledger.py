@@ -14,10 +14,15 @@ from pipeline.errors import POLICIES
 from pipeline.ledger.hosts import HostBreakers
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.lists import Lists
+from pipeline.ledger.records import Records
 from pipeline.ledger.releases import Releases
 from pipeline.ledger.retries import Retries, outdated
+from pipeline.ledger.reviews import Reviews, unheard
+from pipeline.ledger.shared import SharedStretches
 from pipeline.ledger.tables import (
+    ASKED_FOR,
     FAILED,
+    OUTDATED,
     PENDING,
     TAKEN_DOWN,
     AttemptRow,
@@ -52,7 +57,7 @@ class Funnel:
         }
 
 
-class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases):
+class Ledger(Lists, Upstream, Takedowns, Records, Releases, Reviews, SharedStretches, Retries, HostBreakers, Leases):
     """All reads and writes of the ledger; safe to use from several threads and workers."""
 
     # sources
@@ -73,14 +78,16 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
     def pending(self, done_key: str, retry: Sequence[str], only: str = "") -> list[str]:
         """Ids, in list order, of sources that are not finished under `done_key` and not failed for good.
 
-        Those that are to be fetched again, since they changed upstream, are among them.
+        Those that changed upstream are among them: they are to be fetched again, or came and are to be worked on.
+        So are those about which people have said something since.
 
         Args:
             only: asks for this source alone.
         """
+        finished = (SourceRow.state == "ready") & (SourceRow.done_key == done_key)
         query = (
             select(SourceRow.source_id)
-            .where((SourceRow.done_key != done_key) | SourceRow.source_id.in_(outdated()), SourceRow.withheld == "")
+            .where(~finished | SourceRow.source_id.in_(outdated()) | unheard(), SourceRow.withheld == "")
             .where((SourceRow.state != "failed") | SourceRow.error_class.in_(retry))
             .order_by(SourceRow.position)
         )
@@ -121,7 +128,7 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         with self.session.begin() as session:
             media = session.get(MediaRow, source_id)
             ready = session.scalar(select(SourceRow.state).where(SourceRow.source_id == source_id)) == "ready"
-            keeps = ready and stage == "fetch" and media is not None and media.key == ""
+            keeps = ready and stage == "fetch" and media is not None and media.key in (OUTDATED, ASKED_FOR)
             session.add(
                 AttemptRow(
                     source_id=source_id,
@@ -133,7 +140,9 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
                     retry_after_s=retry_after_s,
                 )
             )
-            if not (keeps and POLICIES[error_class].tries > 1):  # type: ignore[index]
+            if keeps and media is not None and POLICIES[error_class].tries > 1:  # type: ignore[index]
+                media.key = OUTDATED
+            else:
                 _lay_aside(session, source_id, error_class, media)
             if stage == "fetch":
                 asked = session.get(UpstreamRow, source_id) or UpstreamRow(source_id=source_id, revision="", gone="")
@@ -156,23 +165,6 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         """The id of the newest attempt; 0 if there is none."""
         with self.session() as session:
             return session.scalar(select(func.max(AttemptRow.id))) or 0
-
-    def last_errors(self) -> list[AttemptRow]:
-        """For each failed source the attempt that failed it, in list order."""
-        last = (
-            select(func.max(AttemptRow.id))
-            .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
-            .where(AttemptRow.outcome == "failed", SourceRow.state == "failed", SourceRow.withheld == "")
-            .group_by(AttemptRow.source_id)
-        )
-        query = (
-            select(AttemptRow)
-            .join(SourceRow, SourceRow.source_id == AttemptRow.source_id)
-            .where(AttemptRow.id.in_(last))
-            .order_by(SourceRow.position)
-        )
-        with self.session() as session:
-            return list(session.scalars(query))
 
     def stage_seconds(self, since: datetime) -> dict[str, tuple[float, int]]:
         """Per stage: seconds of work and number of attempts since a moment."""
@@ -198,7 +190,8 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         with self.session.begin() as session:
             known = session.get(MediaRow, row["source_id"])
             same = known is not None and known.sha256 == row["sha256"] and known.duration_ms == row["duration_ms"]
-            if known is not None and known.key == "" and not same:  # noted again: a release may have come in between
+            if known is not None and known.key in (OUTDATED, ASKED_FOR) and not same:
+                # Noted again: a release may have come in between.
                 session.add(EventRow(source_id=row["source_id"], kind="changed"))
             session.merge(MediaRow(**row, fetched_at=now()))
             if not same:
@@ -209,6 +202,12 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         """The media of a source, if it was ever fetched."""
         with self.session() as session:
             return session.get(MediaRow, source_id)
+
+    def listened(self, source_id: str, heard_ms: int, separated_ms: int) -> None:
+        """Notes how much of a source's sound was heard, and how much of that was separated."""
+        with self.session.begin() as session:
+            media = session.get_one(MediaRow, source_id)
+            media.details = {**media.details, "heard_ms": heard_ms, "separated_ms": separated_ms}
 
     def first_with(self, sha256: str, asking: str) -> SourceRow | None:
         """The first source in list order that brought media of that digest.
@@ -226,8 +225,19 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         with self.session() as session:
             return session.scalars(query).first()
 
-    def put_spans(self, source_id: str, spans: Sequence[tuple[int, int, str]], clips: Sequence[dict[str, Any]]) -> None:
-        """Replaces a source's spans and clips; a clip that stays keeps the artefacts it has."""
+    def put_spans(
+        self,
+        source_id: str,
+        spans: Sequence[tuple[int, int, str]],
+        clips: Sequence[dict[str, Any]],
+        *,
+        last_review: int = 0,
+    ) -> None:
+        """Replaces a source's spans and clips; a clip that stays keeps the artefacts it has.
+
+        Args:
+            last_review: the newest that was taken into account.
+        """
         with self.session.begin() as session:
             known = {c.clip_id: c for c in session.scalars(select(ClipRow).where(ClipRow.source_id == source_id))}
             keep = {c["clip_id"] for c in clips}
@@ -239,7 +249,9 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
                 if old is None:
                     session.add(ClipRow(**row))
                 else:
-                    old.measures = row["measures"]
+                    old.measures, old.reviewed = row["measures"], row.get("reviewed", False)
+            heard = update(SourceRow).where(SourceRow.source_id == source_id).values(last_review=last_review)
+            session.execute(heard)
             _replace_spans(session, source_id, spans)
 
     def spans(self, source_id: str) -> list[SpanRow]:
@@ -295,6 +307,13 @@ class Ledger(Lists, Upstream, Takedowns, Releases, Retries, HostBreakers, Leases
         if buried:
             by_reason[TAKEN_DOWN] = by_reason.get(TAKEN_DOWN, 0) + int(buried)
         return Funnel(int(fetched) + int(buried), by_reason.pop("", 0), by_reason)
+
+    def separation(self) -> dict[str, float]:
+        """Seconds of sound that were `heard`, `separated`, and `avoided`: heard to be no music before separation."""
+        sums = (func.coalesce(func.sum(MediaRow.details[n].as_integer()), 0) for n in ("heard_ms", "separated_ms"))
+        with self.session() as session:
+            heard, separated = map(int, session.execute(select(*sums)).one())
+        return {"heard": heard / 1000, "separated": separated / 1000, "avoided": (heard - separated) / 1000}
 
     def states(self) -> dict[str, int]:
         """Number of sources by state, withheld ones by why they are."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, String, cast, func, select
 
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import ClipRow, EventRow, MediaRow, ReleaseRow, SourceRow, SpanRow
+from pipeline.ledger.tables import DUPLICATE, PENDING, ClipRow, EventRow, MediaRow, ReleaseRow, SourceRow, SpanRow
 
 _PART = 500  # ids in one statement
 
@@ -27,6 +27,7 @@ class ReadyClip(NamedTuple):
     sha256: str
     vision: str
     codes: str
+    reviewed: bool
     measures_json: str
     details_json: str
 
@@ -66,27 +67,21 @@ class Releases(Core):
         with self.session() as session:
             return int(session.scalar(select(func.count()).where(*stale)) or 0)
 
-    def first_keys(self) -> Iterator[tuple[str, str]]:
-        """Each media digest with the key of the source that brought it first in list order.
-
-        A digest may come more than once; the last time counts.
-        """
-        query = (
-            select(MediaRow.sha256, SourceRow.key)
-            .join(SourceRow, SourceRow.source_id == MediaRow.source_id)
-            .order_by(SourceRow.position.desc())
-        )
+    def in_hand(self) -> int:
+        """Number of sources that were ready, have come anew, and are still to be worked on: their clips are out."""
+        again = (SourceRow.state.in_(("fetched", "analysed")), SourceRow.done_key != "", SourceRow.withheld == "")
         with self.session() as session:
-            yield from session.execute(query.execution_options(yield_per=1000)).tuples()
+            return int(session.scalar(select(func.count()).where(*again)) or 0)
 
     def repeated(self) -> list[str]:
-        """Ids of ready sources with clips whose media other sources brought too."""
+        """Ids of ready sources whose media others brought too and that aren't dropped as their duplicates."""
         twice = select(MediaRow.sha256).group_by(MediaRow.sha256).having(func.count() > 1)
+        decided = select(SpanRow.source_id).where(SpanRow.reason.not_in((PENDING, DUPLICATE)))
         query = (
             select(SourceRow.source_id)
             .join(MediaRow, MediaRow.source_id == SourceRow.source_id)
             .where(MediaRow.sha256.in_(twice), SourceRow.state == "ready", SourceRow.withheld == "")
-            .where(SourceRow.source_id.in_(select(ClipRow.source_id)))
+            .where(SourceRow.source_id.in_(decided))
         )
         with self.session() as session:
             return list(session.scalars(query))
@@ -97,10 +92,11 @@ class Releases(Core):
             for row in connection.execute(_ready().execution_options(yield_per=1000)):
                 yield ReadyClip._make(row)
 
-    def ready_clip(self, clip_id: str) -> ReadyClip:
-        """One of them."""
+    def ready_clips_of(self, clip_ids: Sequence[str]) -> dict[str, ReadyClip]:
+        """Some of them, by id; at most a few hundred are asked for at a time."""
         with self.engine.connect() as connection:
-            return ReadyClip._make(connection.execute(_ready().where(ClipRow.clip_id == clip_id)).one())
+            found = connection.execute(_ready().where(ClipRow.clip_id.in_(clip_ids)))
+            return {row.clip_id: ReadyClip._make(row) for row in found}
 
     def put_release(self, release_id: str, digest: str, parent: str, clips: int, seconds: float) -> None:
         """Records the newest release; where an older one had just this content, it is the newest once more."""
@@ -162,6 +158,7 @@ def _ready() -> Select[Any]:
             MediaRow.sha256,
             ClipRow.vision,
             ClipRow.codes,
+            ClipRow.reviewed,
             cast(ClipRow.measures, String),
             cast(MediaRow.details, String),
         )

@@ -11,14 +11,14 @@ from sqlalchemy.orm import aliased
 
 from pipeline.errors import due
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import AttemptRow, MediaRow, SourceRow, TombstoneRow, UpstreamRow
+from pipeline.ledger.tables import ASKED_FOR, OUTDATED, AttemptRow, MediaRow, SourceRow, TombstoneRow, UpstreamRow
 
 _PART = 500  # ids in one statement
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The present state of a source that failed.
+    """The present state of a source that failed, or whose media couldn't be fetched again when it had changed.
 
     Attributes:
         source_id, url: of the source.
@@ -26,6 +26,7 @@ class Failure:
         failures: of that stage in a row, the last included.
         at: when the last was.
         retry_after_s: what the server asked for then, if it did.
+        keeps_clips: it was ready before it changed upstream, and its clips stay until it has come anew.
     """
 
     source_id: str
@@ -36,6 +37,7 @@ class Failure:
     failures: int
     at: datetime
     retry_after_s: float | None
+    keeps_clips: bool
 
     @property
     def due(self) -> datetime | None:
@@ -66,8 +68,14 @@ class Retries(Core):
     """Failed sources, and what the attempts at all sources have cost."""
 
     def failures(self) -> list[Failure]:
-        """All failed sources that are not withheld, in list order."""
-        return list(self._failures(SourceRow.state == "failed"))
+        """All failed sources that are not withheld, in list order; those that keep their clips are among them."""
+        return list(self._failures((SourceRow.state == "failed") | _REFETCHED))
+
+    def refetches(self) -> int:
+        """Number of ready sources that changed upstream and are to be fetched again."""
+        waiting = select(func.count()).select_from(SourceRow).where(_REFETCHED, SourceRow.withheld == "")
+        with self.session() as session:
+            return int(session.scalar(waiting) or 0)
 
     def resting(self, at: datetime, only: str = "") -> set[str]:
         """Ids of the sources whose last attempt failed and that are not due at a moment, if ever.
@@ -76,9 +84,9 @@ class Retries(Core):
             only: asks for this source alone.
         """
         asked = SourceRow.source_id == only if only else true()
-        refetched = (SourceRow.state == "ready") & SourceRow.source_id.in_(outdated())
+        waiting = (SourceRow.state == "ready") & SourceRow.source_id.in_(outdated(OUTDATED))
         found: set[str] = set()
-        for which in (SourceRow.state == "failed", refetched):
+        for which in (SourceRow.state == "failed", waiting):
             found.update(f.source_id for f in self._failures(which & asked) if f.due is None or f.due > at)
         return found
 
@@ -117,7 +125,7 @@ class Retries(Core):
         )
         query = (
             select(last.source_id, SourceRow.url, last.stage, last.error_class, last.message, in_a_row, last.at)
-            .add_columns(last.retry_after_s)
+            .add_columns(last.retry_after_s, (SourceRow.state == "ready").label("keeps_clips"))
             .join(SourceRow, SourceRow.source_id == last.source_id)
             .where(last.id.in_(newest), last.id > succeeded)
             .order_by(SourceRow.position)
@@ -153,6 +161,11 @@ class Retries(Core):
         with self.session() as session:
             return set(session.scalars(select(TombstoneRow.value).where(TombstoneRow.kind == "key")))
 
+    def outdated_ids(self) -> set[str]:
+        """Ids of the sources that changed upstream and are to be fetched again."""
+        with self.session() as session:
+            return set(session.scalars(outdated()))
+
     def addresses(self, source_ids: Sequence[str]) -> dict[str, str]:
         """URL by source id, in the order of the ids."""
         found: dict[str, str] = {}
@@ -163,19 +176,32 @@ class Retries(Core):
         return {source_id: found[source_id] for source_id in source_ids}
 
     def reopen(self, source_ids: Sequence[str]) -> None:
-        """Lets failed sources be tried again at once; how often they failed before is not forgotten."""
+        """Lets failed sources be tried again at once; how often they failed before is not forgotten.
+
+        A ready source that changed upstream keeps its clips, and is fetched again at once.
+        """
         with self.session.begin() as session:
             for begin in range(0, len(source_ids), _PART):
                 part = SourceRow.source_id.in_(source_ids[begin : begin + _PART])
+                waiting = select(SourceRow.source_id).where(part, _REFETCHED)
+                session.execute(update(MediaRow).where(MediaRow.source_id.in_(waiting)).values(key=ASKED_FOR))
                 session.execute(
                     update(SourceRow).where(part, SourceRow.state == "failed").values(state="new", error_class="")
                 )
 
 
-def outdated() -> Select[tuple[str]]:
-    """Ids of the sources whose media changed upstream and is to be fetched again, those excepted that are gone now."""
+def outdated(*keys: str) -> Select[tuple[str]]:
+    """Ids of the sources whose media changed upstream and is to be fetched again, those excepted that are gone now.
+
+    Args:
+        keys: which of `OUTDATED` and `ASKED_FOR`; both by default.
+    """
     gone = select(UpstreamRow.source_id).where(UpstreamRow.gone != "")
-    return select(MediaRow.source_id).where(MediaRow.key == "", MediaRow.source_id.not_in(gone))
+    wanted = MediaRow.key.in_(keys or (OUTDATED, ASKED_FOR))
+    return select(MediaRow.source_id).where(wanted, MediaRow.source_id.not_in(gone))
+
+
+_REFETCHED = (SourceRow.state == "ready") & SourceRow.source_id.in_(outdated())
 
 
 def _utc(at: datetime) -> datetime:

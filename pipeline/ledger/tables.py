@@ -11,9 +11,12 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from pipeline.clips import clip_id
+
 PENDING = "pending"  # the reason of fetched seconds that no verdict has been given on yet
 FAILED = "failed"  # ... and of those whose source broke down after it was fetched
 DUPLICATE = "duplicate"  # ... and of those that another source brought already, byte for byte
+OUTDATED, ASKED_FOR = "", "asked for"  # keys of media that is to be fetched again: when it is due, or at once
 REMOVED, GONE, TAKEN_DOWN = "removed", "gone", "taken_down"  # ... and of withheld sources; see `SourceRow`
 
 
@@ -48,6 +51,7 @@ class SourceRow(Base):
     error_class: Mapped[str] = mapped_column(default="")
     done_key: Mapped[str] = mapped_column(default="", index=True)
     withheld: Mapped[str] = mapped_column(default="", index=True)
+    last_review: Mapped[int] = mapped_column(default=0)  # the newest that its spans take into account
     added_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -70,7 +74,8 @@ class AttemptRow(Base):
 class EventRow(Base):
     """Something that happened to a source from outside; never changed, never deleted.
 
-    `kind` is one of added, relabelled, removed, restored (by a list), gone, returned, changed (upstream), taken_down.
+    `kind` is one of added, relabelled, removed, restored (by a list), gone, returned, changed (upstream), reviewed (by
+    a person), taken_down.
     """
 
     __tablename__ = "events"
@@ -107,7 +112,7 @@ class TombstoneRow(Base):
 
 
 class MediaRow(Base):
-    """The media of a source: what was fetched, from where, and whether the file is still here."""
+    """The media of a source: what was fetched, and from where; `key`: for which settings, or that it is outdated."""
 
     __tablename__ = "media"
     source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
@@ -141,8 +146,52 @@ class ClipRow(Base):
     start_ms: Mapped[int]
     end_ms: Mapped[int]
     measures: Mapped[dict[str, Any]]  # cuts, beats, tempo, voice ratio, music score
+    reviewed: Mapped[bool] = mapped_column(default=False)  # a person has said that it is one
     vision: Mapped[str] = mapped_column(default="")  # file names within the data folder
     codes: Mapped[str] = mapped_column(default="")
+
+
+class ReviewRow(Base):
+    """A person's word on a stretch of a source's media; never changed, and deleted by a takedown alone.
+
+    `decision` is one of keep, drop, unsure, split (into two at `split_ms`), undo (of the review `undoes`). `sha256` is
+    that of the media it was said of, `rules` the reason for which the rules dropped it then, "" if they kept it.
+    """
+
+    __tablename__ = "reviews"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), index=True)
+    sha256: Mapped[str]
+    start_ms: Mapped[int]
+    end_ms: Mapped[int]
+    decision: Mapped[str]
+    split_ms: Mapped[int | None]
+    undoes: Mapped[int | None]
+    rules: Mapped[str] = mapped_column(default="")
+    reviewer: Mapped[str] = mapped_column(index=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+
+    @property
+    def window_id(self) -> str:
+        """The stretch by name, as a clip of these times is called."""
+        return clip_id(self.source_id, self.start_ms, self.end_ms)
+
+
+class SharedRow(Base):
+    """A stretch of sound or picture that two sources share (`pipeline.fingerprint.Shared`)."""
+
+    __tablename__ = "shared"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    kind: Mapped[str]  # sound or picture
+    source_id: Mapped[str] = mapped_column(index=True)
+    other_id: Mapped[str] = mapped_column(index=True)
+    start_ms: Mapped[int]
+    end_ms: Mapped[int]
+    other_start_ms: Mapped[int]
+    other_end_ms: Mapped[int]
+    speed: Mapped[float]  # seconds of the other that pass in one of the first
+    mirror: Mapped[bool]
+    distance: Mapped[float]  # mean bits of 64 that differ
 
 
 class ReleaseRow(Base):

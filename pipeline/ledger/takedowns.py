@@ -15,6 +15,8 @@ from pipeline.ledger.tables import (
     ClipRow,
     EventRow,
     MediaRow,
+    ReviewRow,
+    SharedRow,
     SourceRow,
     SpanRow,
     TombstoneRow,
@@ -102,9 +104,12 @@ class Takedowns(Core):
                     stone.duration_ms += int(milliseconds)
                 session.execute(update(AttemptRow).where(AttemptRow.source_id.in_(part)).values(message=""))
                 session.add_all(EventRow(source_id=name, kind=TAKEN_DOWN) for name in part)
-                for table in (ClipRow, SpanRow, MediaRow, UpstreamRow, SourceRow):
+                for table in (ReviewRow, ClipRow, SpanRow, MediaRow, UpstreamRow, SourceRow):
                     rows: Any = session.execute(delete(table).where(table.source_id.in_(part)))
                     gone[table.__tablename__] = gone.get(table.__tablename__, 0) + rows.rowcount
+                here = SharedRow.source_id.in_(part) | SharedRow.other_id.in_(part)
+                shared: Any = session.execute(delete(SharedRow).where(here))
+                gone[SharedRow.__tablename__] = gone.get(SharedRow.__tablename__, 0) + shared.rowcount
         return gone
 
 

@@ -13,6 +13,7 @@ from pipeline.ledger.core import Core
 from pipeline.ledger.tables import (
     DUPLICATE,
     GONE,
+    OUTDATED,
     AttemptRow,
     EventRow,
     MediaRow,
@@ -85,7 +86,7 @@ class Upstream(Core):
             if revived:
                 source.state, source.error_class, source.done_key = "new", "", ""
             if revived or changed:
-                session.execute(update(MediaRow).where(MediaRow.source_id == source_id).values(key=""))
+                session.execute(update(MediaRow).where(MediaRow.source_id == source_id).values(key=OUTDATED))
             row.checked_at, row.revision, row.gone, row.gone_at = now(), revision or row.revision, "", None
             session.add(row)
             kind = "changed" if changed else "returned" if returned else ""

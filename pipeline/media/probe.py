@@ -68,6 +68,13 @@ class MediaInfo:
     video: VideoStream | None
     audio: AudioStream | None
 
+    @property
+    def av_offset_ms(self) -> float:
+        """How much later the sound starts than the picture; windows of both are cut by absolute time. 0 without one."""
+        if self.video is None or self.audio is None:
+            return 0.0
+        return round((self.audio.start_s - self.video.start_s) * 1000, 3)
+
 
 @dataclass(frozen=True)
 class Track:

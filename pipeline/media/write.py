@@ -151,9 +151,7 @@ def _encode_video(
     return packets()
 
 
-def _encode_audio(
-    container: OutputContainer, audio: np.ndarray | Iterable[np.ndarray], rate: int
-) -> Iterator[Packet]:
+def _encode_audio(container: OutputContainer, audio: np.ndarray | Iterable[np.ndarray], rate: int) -> Iterator[Packet]:
     channels, pieces = _pieces(audio)
     stream = container.add_stream("aac", rate=rate, layout=LAYOUTS[channels], options={"b": "192000"})
     return _encode_pieces(stream, (piece.astype(np.float32) for piece in pieces), "fltp")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 FLOOR_DB = -100.0  # the level of digital silence
+CEPSTRA, CHROMA = 13, 12  # coefficients of the timbre, pitch classes
+COLOUR_HZ = 2  # rows of timbre and chroma per second
 _STEM = "stem_db/"  # prefix of the stems' names in the file
 
 
@@ -20,7 +22,7 @@ def decibels(power: np.ndarray) -> np.ndarray:
 class Curves:
     """Measurements of [start_ms, end_ms) of a source; second i begins i seconds after start_ms, the last may be short.
 
-    All arrays are float32; n = ceil of the section's length in seconds.
+    All arrays are float32 where nothing else is said; n = ceil of the section's length in seconds.
 
     Attributes:
         start_ms: where the section begins in the source.
@@ -35,6 +37,12 @@ class Curves:
         speech_left: [n] the same for speech in the voice-free music: voices that the separation has missed.
         onset: [n] mean onset strength of the voice-free music.
         onset_envelope: [m] its onset strength; frame k lies k * onset_hop / onset_rate seconds after start_ms.
+        timbre: [2 n, 13] its mel cepstrum (orthonormal DCT of the mean dB levels), twice a second.
+        chroma: [2 n, 12] the share of each pitch class in its spectrum, C first, twice a second; 0 in silence.
+        gaps_ms: [g, 2] int32, silences of `gap_s` and more: beginning and end in the source, to 50 ms.
+        separated: [n] bool, whether the second was separated; where not, what is said of stems is that of silence.
+
+    The last four are empty where nobody has measured them; then there are no gaps, and all was separated.
     """
 
     start_ms: int
@@ -49,9 +57,21 @@ class Curves:
     speech_left: np.ndarray
     onset: np.ndarray
     onset_envelope: np.ndarray
+    timbre: np.ndarray = field(default_factory=lambda: np.zeros((0, CEPSTRA), np.float32))
+    chroma: np.ndarray = field(default_factory=lambda: np.zeros((0, CHROMA), np.float32))
+    gaps_ms: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    separated: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     def __len__(self) -> int:
         return len(self.mix_db)
+
+    @property
+    def separated_ms(self) -> int:
+        """How much of the section was separated."""
+        if not len(self.separated):
+            return self.end_ms - self.start_ms
+        short_ms = 1000 * len(self) - (self.end_ms - self.start_ms)  # of the last second
+        return 1000 * int(self.separated.sum()) - short_ms * bool(self.separated[-1])
 
     def window(self, start_ms: int, end_ms: int) -> slice:
         """The seconds that [start_ms, end_ms) of the source touches."""

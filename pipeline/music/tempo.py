@@ -11,13 +11,22 @@ from pipeline.music.curves import Curves
 
 LATENCY_S = 0.02  # how late librosa's envelope shows an onset: 17 ms on clicks, 25 ms on a rendered band, at hop 512
 
+BAR = 4  # beats
+
 
 @dataclass(frozen=True)
 class Beats:
-    """Tempo (0 where nothing beats) and the times of the beats, in seconds from the start of the stretch."""
+    """Tempo and beats of a stretch.
+
+    Attributes:
+        tempo_bpm: 0 where nothing beats.
+        times_s: of the beats, in seconds from the start of the stretch.
+        bars_s: of every fourth beat, from the one on that makes them the strongest: bars, where the metre is four.
+    """
 
     tempo_bpm: float
     times_s: tuple[float, ...]
+    bars_s: tuple[float, ...] = ()
 
 
 def beats(curves: Curves, start_ms: int, end_ms: int, settings: MusicSettings) -> Beats:
@@ -39,4 +48,6 @@ def beats(curves: Curves, start_ms: int, end_ms: int, settings: MusicSettings) -
         onset_envelope=envelope, sr=settings.onset_rate, hop_length=settings.onset_hop
     )
     times = np.maximum((first + np.asarray(frames)) * frame_s - offset_s - LATENCY_S, 0.0)
-    return Beats(float(np.atleast_1d(tempo)[0]), tuple(times.tolist()))
+    strength = [envelope[frames[phase::BAR]].mean() if len(frames) > phase else 0.0 for phase in range(BAR)]
+    bars = times[int(np.argmax(strength)) :: BAR]
+    return Beats(float(np.atleast_1d(tempo)[0]), tuple(times.tolist()), tuple(bars.tolist()))

@@ -10,6 +10,11 @@ import numpy as np
 from pipeline.config import VerdictSettings
 from pipeline.music.curves import Curves
 
+ALWAYS_KEPT = (0.8, 0.05)
+"""DVMSet's policy: a window with music in so much of its seconds and no more voice, as a share of energy, is kept."""
+ALWAYS_DROPPED = (0.5, 0.3)
+"""... and one with music in less, or with so much voice, is not, whatever the settings say."""
+
 REASONS = (
     "silence",   # nothing to hear
     "no_music",  # sound, but neither music nor speech: effects, noise
@@ -47,9 +52,11 @@ def judge(curves: Curves, settings: VerdictSettings) -> Verdict:
     """
     silent = curves.silence > settings.silence_share_max
     music = _smooth(curves.music, settings.smooth_s) >= settings.music_min
+    music &= curves.separated if len(curves.separated) else True
     speech = _smooth(curves.speech, settings.smooth_s) >= settings.speech_min
     heard = speech | (_smooth(curves.singing, settings.smooth_s) >= settings.speech_min)
-    limit = np.where(heard, min(settings.voice_ratio_heard_max, settings.voice_ratio_max), settings.voice_ratio_max)
+    most = np.clip(settings.voice_ratio_max, ALWAYS_KEPT[1], ALWAYS_DROPPED[1])
+    limit = np.where(heard, np.clip(settings.voice_ratio_heard_max, ALWAYS_KEPT[1], most), most)
     voice = _smooth(curves.voice_ratio, settings.smooth_s) > limit
     missed = _smooth(curves.speech_left, settings.smooth_s) > settings.speech_left_max
     reasons = np.select(
@@ -66,12 +73,16 @@ def judge(curves: Curves, settings: VerdictSettings) -> Verdict:
 def window_reason(curves: Curves, verdict: Verdict, start_ms: int, end_ms: int, settings: VerdictSettings) -> str:
     """Why [start_ms, end_ms) as a whole can't be a clip; "" if it can.
 
-    Its seconds may each have passed, but with gaps bridged too often, or with short voices that are too loud.
+    Its seconds may each have passed, but with gaps bridged too often, or with short voices that are too loud. What the
+    settings say counts between the bounds of the policy, `ALWAYS_KEPT` and `ALWAYS_DROPPED`.
     """
     seconds = curves.window(start_ms, end_ms)
-    if np.mean(verdict.music[seconds]) < settings.music_share_min:
+    music, voice = float(np.mean(verdict.music[seconds])), curves.voice_share(seconds)
+    if music >= ALWAYS_KEPT[0] and voice <= ALWAYS_KEPT[1]:
+        return ""
+    if music < max(settings.music_share_min, ALWAYS_DROPPED[0]):
         return "no_music"
-    if curves.voice_share(seconds) > settings.voice_ratio_max:
+    if voice > settings.voice_ratio_max or voice >= ALWAYS_DROPPED[1]:
         return "voice"
     return ""
 

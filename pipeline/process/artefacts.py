@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.music import Curves
 
 # Raised when what a stage writes changes for the same inputs and settings.
-VERSIONS = {"fetch": 1, "shots": 1, "music": 2, "decide": 1, "vision": 1, "codes": 1}
+VERSIONS = {"fetch": 1, "shots": 1, "fingerprint": 1, "music": 3, "decide": 2, "vision": 1, "codes": 1}
 STEM_RATE = 32_000  # Hz: the rate of MusicGen's codec
 
 
@@ -66,6 +66,12 @@ class Artefacts:
         """Name of the shot boundaries."""
         key = digest([VERSIONS["shots"], media.sha256, self.profile.shots.key()])
         return f"shots/{media.source_id}-{key[:16]}.json"
+
+    def fingerprint(self, kind: str, source: SourceRow, media: MediaRow) -> str:
+        """Name of the codes by which near-duplicates are found: of all of the picture, of the section's sound."""
+        span = section(source, media.duration_ms) if kind == "sound" else ()
+        key = digest([VERSIONS["fingerprint"], kind, media.sha256, span])
+        return f"fingerprints/{source.source_id}-{kind}-{key[:16]}.npz"
 
     def curves(self, source: SourceRow, media: MediaRow) -> str:
         """Name of the per-second curves."""

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Profile
 from pipeline.ledger import SourceRow
+from pipeline.review import NOBODY, Ruling
 
 if TYPE_CHECKING:
     from pipeline.clips import Span
     from pipeline.music import Curves, Verdict
+
+
+OUT_OF_SYNC = "out_of_sync"  # sound and picture start too far apart to be believed
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,14 @@ def section(source: SourceRow, duration_ms: int) -> tuple[int, int]:
 
 
 def decide(
-    profile: Profile, duration_ms: int, has_video: bool, cuts_s: Sequence[float], curves: Curves | None
+    profile: Profile,
+    duration_ms: int,
+    has_video: bool,
+    cuts_s: Sequence[float],
+    curves: Curves | None,
+    ruling: Ruling = NOBODY,
+    *,
+    av_offset_ms: float,
 ) -> Decision:
     """Verdict and clips of one source.
 
@@ -45,6 +56,8 @@ def decide(
         has_video: whether there is a picture.
         cuts_s: shot boundaries, seconds from the start of the media.
         curves: of the section that the list asks for; None where there is no audio.
+        ruling: what people have said of it; they outrank the rules.
+        av_offset_ms: how much later its sound starts than its picture.
     """
     from pipeline.clips import cut_spans, drop_all
     from pipeline.music import judge
@@ -53,8 +66,11 @@ def decide(
         return Decision(None, drop_all(duration_ms, "no_video"))
     if curves is None:
         return Decision(None, drop_all(duration_ms, "no_audio"))
+    if abs(av_offset_ms) > profile.sync.most_offset_ms:
+        return Decision(None, drop_all(duration_ms, OUT_OF_SYNC))
     verdict = judge(curves, profile.verdict)
-    return Decision(verdict, cut_spans(verdict, curves, cuts_s, duration_ms=duration_ms, profile=profile))
+    spans = cut_spans(verdict, curves, cuts_s, duration_ms=duration_ms, profile=profile, ruling=ruling)
+    return Decision(verdict, spans)
 
 
 def clip_measures(profile: Profile, cuts_s: Sequence[float], curves: Curves, span: Span) -> dict[str, Any]:

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import Profile
-from pipeline.errors import POLICIES, DvmsetError, SettingsError, SourceError
-from pipeline.fetch.hosts import Hosts
-from pipeline.ledger import DUPLICATE, ClipRow, Ledger, MediaRow, SourceRow, now
-from pipeline.process.artefacts import STEM_RATE, Artefacts
-from pipeline.process.decide import clip_measures, decide, section
+from pipeline.errors import POLICIES, DvmsetError, SettingsError
+from pipeline.ledger import Ledger, now
 from pipeline.process.lock import locked
 from pipeline.process.reasons import reasons_since
 from pipeline.process.rows import Entries, spec_of
-from pipeline.process.stage import Listener, StageEvent, Tally, recorded
+from pipeline.process.stage import Listener, StageEvent
+from pipeline.process.stages import Stages, is_film
 from pipeline.process.worker import Worker
 from pipeline.sources import Source
 from pipeline.storage import Store
 
 if TYPE_CHECKING:
-    from pipeline.fetch import Fetched
-    from pipeline.media import MediaInfo
     from pipeline.release import Release
     from pipeline.shards import Spec
 
@@ -34,7 +31,7 @@ RELEASE = "release"  # the lease of whoever makes one
 RETRIED = tuple(name for name, policy in POLICIES.items() if policy.tries > 1)  # failures that are tried again
 
 
-class Desk:
+class Desk(Stages):
     """Works on the sources of a data folder under one profile; each method skips what is there already.
 
     Args:
@@ -50,19 +47,16 @@ class Desk:
     def __init__(
         self, data: str | Path, profile: Profile, *, ledger_url: str | None = None, listener: Listener | None = None
     ) -> None:
-        self.store = Store(data)
-        self.profile = profile
-        self.listener = listener
-        self.ledger_url = ledger_url
-        if ledger_url is None and not self.store.is_local:
+        store = Store(data)
+        if ledger_url is None and not store.is_local:
             raise SettingsError(
                 f"{data} is no folder on this machine, so it can't hold the ledger.",
                 hint="Name a ledger: --ledger postgresql://user@host/database.",
             )
-        self.ledger = Ledger(ledger_url or f"sqlite:///{self.store.path('ledger.sqlite')}")
-        self.worker = Worker(self.ledger, profile.run.lease_s)
-        self.files = Artefacts(self.store, profile)
-        self.hosts = Hosts(self.ledger, profile.fetch)
+        ledger = Ledger(ledger_url or f"sqlite:///{store.path('ledger.sqlite')}")
+        super().__init__(store, profile, ledger, listener)
+        self.ledger_url = ledger_url
+        self.worker = Worker(ledger, profile.run.lease_s)
 
     def lock(self) -> AbstractContextManager[None]:
         """Keeps a second command off a data folder with its own ledger; see `locked`."""
@@ -101,6 +95,10 @@ class Desk:
         media = self.ledger.media(source_id)
         return media.bytes if media is not None and self.store.exists(media.name) else 0
 
+    def has_stored(self, source_id: str) -> bool:
+        """Whether a source that was fetched can be brought up to date without its media."""
+        return self._needs_no_media(*self._known(source_id))
+
     # the three steps of a source
 
     def acquire(self, source_id: str) -> None:
@@ -119,8 +117,8 @@ class Desk:
             media = None
         if media is None or not self.store.exists(media.name):
             media = self._fetch(source)
-        if _is_film(media) and not self._is_duplicate(source, media):
-            self._find_shots(media)
+        if is_film(media) and not self._is_duplicate(source, media):
+            self._find_shots(source, media)
 
     def analyse(self, source_id: str) -> None:
         """Separates and measures the music of a source, and decides on its clips.
@@ -130,9 +128,9 @@ class Desk:
         """
         source, media = self._known(source_id)
         if self._is_duplicate(source, media):
-            self.ledger.put_spans(source_id, [(0, media.duration_ms, DUPLICATE)], [])
+            self._drop_duplicate(media)
         else:
-            if _is_film(media) and self._lacks_music(source, media):
+            if is_film(media) and self._lacks_music(source, media):
                 self._measure_music(source, media)
             self._decide(source, media)
         self.ledger.set_state(source_id, "analysed")
@@ -163,12 +161,15 @@ class Desk:
             The newest release; None if there is no clip to release.
 
         Raises:
-            DvmsetError: some clips were made under other settings, so they can't be released under these.
+            DvmsetError: some clips were made under other settings, so they can't be released under these; or sources
+                that have clips in the last release are being worked on anew.
         """
         with self.worker.alone(RELEASE):
             return self._release()
 
     def _release(self) -> Release | None:
+        from pipeline.exhibits import exhibits
+        from pipeline.process.duplicates import find_duplicates, group_sources
         from pipeline.release import latest_release, make_release
 
         self._clear_media()
@@ -178,7 +179,14 @@ class Desk:
                 f"{stale} sources were last worked on under other settings than these.",
                 hint="Run `dvmset build` with these settings first, or give the settings of that build.",
             )
+        if again := self.ledger.in_hand():
+            raise DvmsetError(
+                f"{again} source{'s' * (again > 1)} came anew and {'are' if again > 1 else 'is'} not worked on yet: "
+                "a release would lose their clips.",
+                hint="Run `dvmset build` first.",
+            )
         self._settle_duplicates()
+        find_duplicates(self.store, self.ledger, self.files)
         parent = latest_release(self.store)
         spec = self._spec(parent)
         if spec is None:
@@ -186,7 +194,7 @@ class Desk:
         before, settings = (parent.id, parent.manifest["settings"]["digest"]) if parent else ("", spec.settings)
         made = make_release(
             self.store,
-            Entries(self.ledger, self.files),
+            Entries(self.ledger, self.files, group_sources(self.ledger, self.profile.release.shared_s)),
             spec=spec,
             profile=self.profile,
             funnel=self.ledger.funnel().as_seconds(),
@@ -194,7 +202,9 @@ class Desk:
                 "sources": self.ledger.states(),
                 "failed": self.ledger.errors(),
                 "survival": self.ledger.survival(),
+                "separation": self.ledger.separation(),
             },
+            exhibits=partial(exhibits, self),
             explain=reasons_since(self.ledger, before, same_settings=settings == spec.settings),
         )
         if made.changed:
@@ -218,108 +228,7 @@ class Desk:
         for source_id in self.ledger.repeated():
             source, media = self._known(source_id)
             if self._is_duplicate(source, media):
-                self.ledger.put_spans(source_id, [(0, media.duration_ms, DUPLICATE)], [])
-
-    # one stage each
-
-    def _stage(self, source_id: str, stage: str) -> AbstractContextManager[Tally]:
-        return recorded(self.ledger, source_id, stage, self.listener)
-
-    def _fetch(self, source: SourceRow) -> MediaRow:
-        from pipeline.fetch import fetch
-        from pipeline.fetch.pool import reserved
-
-        asked = Source(
-            source.source_id,
-            source.key,
-            source.url,
-            source.category,
-            source.start_s,
-            source.end_s,
-            source.license,
-            "",
-            0,
-        )
-        name = self.files.media(source)
-        with reserved(), self.hosts.turn(source.url), self._stage(source.source_id, "fetch") as tally:
-            with self.store.write(name) as path:
-                got = fetch(asked, path.parent, self.profile.fetch)
-                got.path.replace(path)
-            tally.bytes = got.bytes
-            self._refuse_taken_down(source, got)
-            described = ("title", "channel", "license", "upload_date", "format_id", "extractor", "webpage_url")
-            details = {f: getattr(got, f) for f in described} | {"av_offset_ms": _av_offset_ms(got.info)}
-            media = {
-                "source_id": source.source_id,
-                "key": self.files.media_key(source),
-                "name": name,
-                "sha256": got.sha256,
-                "bytes": got.bytes,
-                "duration_ms": got.info.duration_ms,
-                "has_video": got.info.video is not None,
-                "has_audio": got.info.audio is not None,
-                "details": details,
-            }
-            self.ledger.put_media(media)
-            self.ledger.saw(source.source_id, got.revision, fetched=True)
-            self.ledger.set_state(source.source_id, "fetched")
-        return self._known(source.source_id)[1]
-
-    def _refuse_taken_down(self, source: SourceRow, got: Fetched) -> None:
-        """Drops a file that was taken down under another address, or is of a channel that was, and keeps this one out.
-
-        Raises:
-            SourceError: it is such a file.
-        """
-        if kind := self.ledger.tombstone(source.key, got.sha256, got.channel):
-            self.store.remove(self.files.media(source))
-            self.ledger.bury([source.key], [])
-            what = {"key": "This video", "media": "The same file", "channel": f"The channel {got.channel}"}[kind]
-            raise SourceError(f"{what} was taken down ({source.url}).", "permanent", hint="Take it off the list.")
-
-    def _find_shots(self, media: MediaRow) -> None:
-        from pipeline.shots import find_cuts
-
-        if self.store.exists(self.files.shots(media)):
-            return
-        with self._stage(media.source_id, "shots"), self.store.read(media.name) as path:
-            self.files.write_cuts(media, find_cuts(path, self.profile.shots))
-
-    def _measure_music(self, source: SourceRow, media: MediaRow) -> None:
-        from pipeline.music import measure
-        from pipeline.separate import load_separator
-
-        separator = load_separator(self.profile.separate)
-        start_ms, end_ms = section(source, media.duration_ms)
-        with (
-            self._stage(media.source_id, "music"),
-            self.store.read(media.name) as path,
-            self.store.write(self.files.stem(source, media)) as stem,
-            self.store.write(self.files.curves(source, media)) as target,
-        ):
-            curves = measure(path, start_ms, end_ms, separator, self.profile.music, stem_path=stem, stem_rate=STEM_RATE)
-            curves.to_file(target)
-
-    def _decide(self, source: SourceRow, media: MediaRow) -> None:
-        from pipeline.clips import clip_id
-
-        cuts: tuple[float, ...] = ()
-        curves = None
-        if _is_film(media):
-            cuts, curves = self.files.read_cuts(media), self.files.read_curves(source, media)
-        spans = decide(self.profile, media.duration_ms, media.has_video, cuts, curves).spans
-        clips = [
-            {
-                "clip_id": clip_id(source.source_id, span.start_ms, span.end_ms),
-                "source_id": source.source_id,
-                "start_ms": span.start_ms,
-                "end_ms": span.end_ms,
-                "measures": clip_measures(self.profile, cuts, curves, span),
-            }
-            for span in spans
-            if curves is not None and not span.reason
-        ]
-        self.ledger.put_spans(source.source_id, [(s.start_ms, s.end_ms, s.reason) for s in spans], clips)
+                self._drop_duplicate(media)
 
     def _clear_media(self) -> None:
         """Removes the media of sources that no build works on any more."""
@@ -331,108 +240,3 @@ class Desk:
             if media is not None:
                 self.store.remove(self.files.stem(self.ledger.source(source_id), media))
             self.store.remove(names[source_id])
-
-    def _remove_media(self, source: SourceRow, media: MediaRow) -> None:
-        if not self.profile.fetch.keep_media:
-            self.store.remove(media.name)
-            self.store.remove(self.files.stem(source, media))
-
-    def _encode_vision(self, media: MediaRow, clips: Sequence[ClipRow]) -> None:
-        named = [(clip, self.files.vision(media, clip)) for clip in clips]
-        missing = [(clip, name) for clip, name in named if not self.store.exists(name)]
-        if missing:
-            from pipeline.vision import load_vision
-
-            encoder = load_vision(self.profile.vision)
-            with self._stage(media.source_id, "vision"), self.store.read(media.name) as path:
-                for clip, name in missing:
-                    features = vars(encoder.encode(path, clip.start_ms, clip.end_ms))
-                    self.files.write_arrays(name, features, model=encoder.id, licence=encoder.licence)
-        for clip, name in named:
-            self.ledger.put_artefact(clip.clip_id, vision=name)
-
-    def _encode_codes(self, source: SourceRow, media: MediaRow, clips: Sequence[ClipRow]) -> None:
-        named = [(clip, self.files.codes(source, media, clip)) for clip in clips]
-        missing = [(clip, name) for clip, name in named if not self.store.exists(name)]
-        if missing:
-            import soundfile
-
-            from pipeline.clips import samples
-            from pipeline.codec import load_codec, normalise
-
-            settings = self.profile.codec
-            codec = load_codec(settings)
-            if codec.rate != STEM_RATE:
-                raise DvmsetError(f"{codec.id} works at {codec.rate} Hz; stems are kept at {STEM_RATE} Hz.")
-            origin_ms, _ = section(source, media.duration_ms)
-            with (
-                self._stage(media.source_id, "codes"),
-                self.store.read(self.files.stem(source, media)) as path,
-                soundfile.SoundFile(path) as stem,
-            ):
-                for clip, name in missing:
-                    steps = samples(clip.start_ms, clip.end_ms, codec.frame_rate)
-                    stem.seek((clip.start_ms - origin_ms) * STEM_RATE // 1000)
-                    audio = stem.read(steps * (codec.rate // codec.frame_rate), dtype="float32", fill_value=0.0)
-                    audio, loudness = normalise(audio, codec.rate, lufs=settings.lufs, peak_db=settings.peak_db)
-                    self.files.write_arrays(
-                        name,
-                        {"codes": codec.encode(audio)},
-                        model=codec.id,
-                        licence=codec.licence,
-                        cardinality=codec.cardinality,
-                        lufs=loudness.lufs,
-                    )
-        for clip, name in named:
-            self.ledger.put_artefact(clip.clip_id, codes=name)
-
-    # what is there already
-
-    def _known(self, source_id: str) -> tuple[SourceRow, MediaRow]:
-        media = self.ledger.media(source_id)
-        if media is None:
-            raise SourceError(f"{source_id} has no media.", "internal", hint="Fetch it first.")
-        return self.ledger.source(source_id), media
-
-    def _is_duplicate(self, source: SourceRow, media: MediaRow) -> bool:
-        """Whether an earlier source of the list brought the same bytes for the same section."""
-        first = self.ledger.first_with(media.sha256, source.source_id)
-        if first is None:
-            return False
-        same_section = (first.start_s, first.end_s) == (source.start_s, source.end_s)
-        return first.source_id != source.source_id and same_section
-
-    def _needs_no_media(self, source: SourceRow, media: MediaRow) -> bool:
-        """Whether the source can be brought up to date from what is stored; decides anew on the way."""
-        if not _is_film(media) or self._is_duplicate(source, media):
-            return True
-        if not (self.store.exists(self.files.shots(media)) and self.store.exists(self.files.curves(source, media))):
-            return False
-        self._decide(source, media)
-        clips = self.ledger.clips(source.source_id)
-        return self._has_codes(source, media) and all(self.store.exists(self.files.vision(media, c)) for c in clips)
-
-    def _lacks_music(self, source: SourceRow, media: MediaRow) -> bool:
-        """Whether there are no curves, or no stem although the codes of a clip still need it."""
-        if not self.store.exists(self.files.curves(source, media)):
-            return True
-        if self.store.exists(self.files.stem(source, media)):
-            return False
-        self._decide(source, media)
-        return not self._has_codes(source, media)
-
-    def _has_codes(self, source: SourceRow, media: MediaRow) -> bool:
-        clips = self.ledger.clips(source.source_id)
-        return all(self.store.exists(self.files.codes(source, media, c)) for c in clips)
-
-
-def _is_film(media: MediaRow) -> bool:
-    """Whether there is both picture and sound."""
-    return media.has_video and media.has_audio
-
-
-def _av_offset_ms(info: MediaInfo) -> float:
-    """How much later the audio stream starts than the video stream; windows of both are cut by absolute time."""
-    if info.video is None or info.audio is None:
-        return 0.0
-    return round((info.audio.start_s - info.video.start_s) * 1000, 3)

@@ -18,6 +18,7 @@ _CAME = {
     "returned": "back upstream",
     "changed": "changed upstream",
     "relabelled": "changed in the list",
+    "reviewed": "reviewed by a person",
 }
 
 
@@ -41,7 +42,8 @@ def _reason(change: Change, story: Story, same_settings: bool) -> str:
         return _why_gone(change, story, same_settings)
     happened = [_CAME[kind] for kind in story.events if kind in _CAME]
     if change.kind == "relabelled":
-        return _CAME["relabelled"] if "relabelled" in story.events else "another group, title or channel"
+        told = [_CAME[kind] for kind in ("relabelled", "reviewed") if kind in story.events]
+        return told[0] if told else "another group, title or channel"
     if happened:
         return happened[-1]
     return "a later try" if same_settings and change.kind == "added" else "computed anew under other settings"
@@ -64,4 +66,6 @@ def _why_gone(change: Change, story: Story, same_settings: bool) -> str:
     most = max(overlaps, key=lambda reason: overlaps[reason], default="")
     if most:
         return f"dropped: {most}"
+    if "reviewed" in story.events:
+        return "cut elsewhere since it was reviewed"
     return "cut elsewhere" if same_settings else "cut elsewhere under other settings"

@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pipeline.ledger import Ledger, ReadyClip
 from pipeline.process.artefacts import Artefacts
-from pipeline.storage import digest
 
 if TYPE_CHECKING:
     from pipeline.release import Entry
     from pipeline.shards import Row, Spec
 
+# What a release says of its sources, by table.
+SOURCE = ("source_id", "key", "url", "category", "license", "start_s", "end_s")
+MEDIA = ("sha256", "bytes", "duration_ms", "has_video", "has_audio", "details")
+REVIEW = ("start_ms", "end_ms", "decision", "split_ms", "rules")
+_AT_ONCE = 250  # clips, or sources, asked for in one statement
+
 
 class Entries:
     """Every clip that is ready, for `release.make_release`; can be gone through more than once, and holds no clip.
 
-    Sources that brought the same media, or sections of one video, are one group.
+    Args:
+        ledger: of the clips.
+        files: of their arrays.
+        groups: of every source with clips; see `group_sources`.
     """
 
-    def __init__(self, ledger: Ledger, files: Artefacts) -> None:
+    def __init__(self, ledger: Ledger, files: Artefacts, groups: Mapping[str, str]) -> None:
         self.ledger = ledger
         self.files = files
-        self.groups = {sha256: digest(key)[:16] for sha256, key in ledger.first_keys()}
+        self.groups = groups
 
     def __iter__(self) -> Iterator[Entry]:
         from pipeline.release import Entry
 
         for clip in self.ledger.ready_clips():
-            group_id = self.groups[clip.sha256]
-            yield Entry(clip.clip_id, group_id, "\0".join(map(str, clip)), partial(self._row, clip.clip_id, group_id))
+            group_id = self.groups[clip.source_id]
+            yield Entry(clip.clip_id, group_id, "\0".join(map(str, clip)))
 
-    def _row(self, clip_id: str, group_id: str) -> Row:
+    def rows(self, clips: Iterable[tuple[str, str]]) -> Iterator[Row]:
+        """The rows of some clips, given by id and group, in that order; their arrays are read one by one."""
+        rest = iter(clips)
+        while part := list(islice(rest, _AT_ONCE)):
+            ready = self.ledger.ready_clips_of([clip_id for clip_id, _ in part])
+            for clip_id, group_id in part:
+                yield self._row(ready[clip_id], group_id)
+
+    def sources(self) -> Iterator[dict[str, Any]]:
+        """The sources of the clips in list order: all that a rebuild needs to know of them (`pipeline.rebuild`)."""
+        said: dict[str, list[dict[str, Any]]] = {}
+        for review in self.ledger.reviews():
+            said.setdefault(review.source_id, []).append({name: getattr(review, name) for name in REVIEW})
+        rest = iter(self.ledger.released_sources())
+        while part := list(islice(rest, _AT_ONCE)):
+            clips = self.ledger.spans_of_clips([source.source_id for source, _ in part])
+            for source, media in part:
+                yield {
+                    **{name: getattr(source, name) for name in SOURCE},
+                    "group_id": self.groups[source.source_id],
+                    "media": {name: getattr(media, name) for name in MEDIA},
+                    "clips_ms": clips[source.source_id],
+                    "reviews": said.get(source.source_id, []),
+                }
+
+    def _row(self, clip: ReadyClip, group_id: str) -> Row:
         from pipeline.shards import Row
 
-        clip = self.ledger.ready_clip(clip_id)
         features, _ = self.files.read_arrays(clip.vision)
         codes, said = self.files.read_arrays(clip.codes)
         values = {**_fields(clip, group_id), **features, **codes, "lufs": float(said["lufs"]), "split": ""}
@@ -80,6 +112,6 @@ def _fields(clip: ReadyClip, group_id: str) -> dict[str, Any]:
         **clip.measures,
         "av_offset_ms": details["av_offset_ms"],
         "verdict": "keep",
-        "reviewed": False,
+        "reviewed": clip.reviewed,
         "text": None,
     }

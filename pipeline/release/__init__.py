@@ -4,6 +4,7 @@
     releases/{id}/{split}-00000-of-0000N.parquet  one file per bucket, some of them empty
     releases/{id}/manifest.json                  digests, counts, settings, models, funnel, parent, diff
     releases/{id}/README.md                      the data card, made from the manifest
+    releases/{id}/sources.jsonl                  where the clips come from: all that `dvmset rebuild` needs to know
     releases/{id}/changes.jsonl                  which clips came, went or changed since the parent, and why
 
 A group's split and bucket are hashes of its id alone, so that sources that come or go move no other. A bucket's key is

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from pipeline.card import render_card
-from pipeline.release.diff import CHANGES, Diff, Explain, compare
-from pipeline.release.files import CARD, FOLDER, LATEST, Release, intact, is_whole, publish, read_release
+from pipeline.card import render_faces
+from pipeline.release.diff import CHANGES, Explain, compare, write_changes
+from pipeline.release.files import FOLDER, LATEST, PREVIEW, SOURCES, Release, intact, is_whole, publish, read_release
 from pipeline.release.manifest import Tally, make_manifest
-from pipeline.shards import Row, Spec, write_shard
+from pipeline.release.preview import PREVIEW_ROWS, write_preview
+from pipeline.release.statistics import Statistics
+from pipeline.shards import Row, Shard, Spec, write_shard
 from pipeline.shards.validator import MANIFEST, release_digest, release_id
 from pipeline.storage import TEMPORARY, Store, file_digest
+
+Exhibits = Callable[[], dict[str, Any]]  # as `pipeline.exhibits.exhibits` gives them
 
 
 class Draft:
@@ -32,11 +37,19 @@ class Draft:
         self.known = intact(store, parent) if parent else {}
         self.shards: list[dict[str, Any]] = []
         self.taken: dict[str, str] = {}  # names within the store, by file name
+        self.listed: dict[str, Any] | None = None
 
     def take(self, name: str) -> None:
         """Takes a shard over from the parent, byte for byte."""
         self.taken[name] = self._of_parent(name)
-        self.shards.append(self.known[name])
+        entry = self.known[name]
+        if "statistics" not in entry:  # the parent was made before they were counted
+            with self.store.read(self.taken[name]) as path:
+                statistics = Statistics()
+                for row in Shard(path):
+                    statistics.add(Row(**row))
+            entry = {**entry, "statistics": statistics.as_dict()}
+        self.shards.append(entry)
 
     def write(self, name: str, split: str, key: str, rows: Iterable[Row], spec: Spec) -> None:
         """Writes a shard.
@@ -59,6 +72,15 @@ class Draft:
         counts = tally.counts()
         self.shards.append({"name": name, "split": split, **counts, "bytes": size, "sha256": sha256, "key": key})
 
+    def list_sources(self, sources: Iterable[dict[str, Any]]) -> None:
+        """Writes down where the clips come from; the manifest's provenance has the digest."""
+        count = 0
+        with self.store.write(f"{self.stage}/{SOURCES}") as path:
+            with path.open("w", encoding="utf-8") as file:
+                for count, source in enumerate(sources, start=1):  # noqa: B007
+                    file.write(json.dumps(source, ensure_ascii=False) + "\n")
+            self.listed = {"name": SOURCES, "sources": count, "sha256": file_digest(path)}
+
     def publish(
         self,
         spec: Spec,
@@ -66,13 +88,14 @@ class Draft:
         funnel: dict[str, Any],
         provenance: dict[str, Any],
         explain: Explain,
+        exhibits: Exhibits | None = None,
     ) -> Release:
         """Makes the release appear, whole, and be the newest one.
 
         Args:
             spec: of all shards.
             settings: profile, digest and values, for the manifest.
-            funnel, provenance, explain: as of `make_release`.
+            funnel, provenance, explain, exhibits: as of `make_release`.
 
         Returns:
             The release; `changed` is False if it is the parent, mended.
@@ -81,25 +104,41 @@ class Draft:
         name = release_id(release_digest((entry["sha256"] for entry in self.shards), spec.settings))
         mended = parent is not None and parent.id == name
         before = parent.manifest["parent"] if parent and mended else parent.id if parent else None
-        diff = None if parent is None or mended else self._diff(parent, explain)
-        summary = parent.manifest.get("diff") if parent and mended else diff.summary() if diff else None
+        summary = None if parent is None else parent.manifest.get("diff") if mended else self._compare(parent, explain)
         if not is_whole(store, name):
-            manifest = make_manifest(name, before, self.shards, spec, settings, funnel, provenance, summary)
+            provenance = {**provenance, "list": self.listed}
+            files = {PREVIEW: self._preview()}
+            manifest = make_manifest(name, before, self.shards, spec, settings, funnel, provenance, summary, files)
             store.write_text(f"{self.stage}/{MANIFEST}", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-            store.write_text(f"{self.stage}/{CARD}", render_card(manifest))
-            if diff:
-                store.write_text(f"{self.stage}/{CHANGES}", diff.lines())
-            elif mended and store.exists(self._of_parent(CHANGES)):
+            for face, text in render_faces(manifest, exhibits() if exhibits else None).items():
+                store.write_text(f"{self.stage}/{face}", text)
+            if mended and store.exists(self._of_parent(CHANGES)):
                 self.taken[CHANGES] = self._of_parent(CHANGES)
             publish(store, self.stage, f"{FOLDER}/{name}", self.taken)
         store.remove(self.stage)
         store.write_text(LATEST, name + "\n")
         return replace(read_release(store, name), changed=not mended, diff=summary)
 
-    def _diff(self, parent: Release, explain: Explain) -> Diff:
-        old = [self._of_parent(name) for name in self.known if name not in self.taken]
-        new = [f"{self.stage}/{entry['name']}" for entry in self.shards if entry["name"] not in self.taken]
-        return compare(self.store, parent.id, old, new, explain)
+    def _preview(self) -> dict[str, Any]:
+        """Writes the first rows, without their arrays, for whoever only wants to look; returns size and digest."""
+        rows: list[dict[str, Any]] = []
+        for entry in self.shards:
+            if entry["rows"] and len(rows) < PREVIEW_ROWS:
+                name = entry["name"]
+                with self.store.read(self.taken.get(name, f"{self.stage}/{name}")) as path:
+                    rows += islice(Shard(path), PREVIEW_ROWS - len(rows))
+        with self.store.write(f"{self.stage}/{PREVIEW}") as file:
+            write_preview(file, rows)
+            return {"rows": len(rows), "bytes": file.stat().st_size, "sha256": file_digest(file)}
+
+    def _compare(self, parent: Release, explain: Explain) -> dict[str, Any]:
+        """Writes down what changed; returns the summary."""
+        store = self.store
+        old = (store.read(self._of_parent(name)) for name in self.known if name not in self.taken)
+        written = (entry["name"] for entry in self.shards if entry["name"] not in self.taken)
+        new = (store.read(f"{self.stage}/{name}") for name in written)
+        with store.write(f"{self.stage}/{CHANGES}") as file:
+            return write_changes(file, parent.id, compare(old, new, explain))
 
     def _of_parent(self, name: str) -> str:
         assert self.parent is not None

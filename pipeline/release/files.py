@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pipeline.storage import TEMPORARY, Store, flush
 
 FOLDER = "releases"
 LATEST = f"{FOLDER}/latest"
-CARD = "README.md"
+SOURCES = "sources.jsonl"
+PREVIEW = "preview/preview.parquet"  # in a folder of its own, so that `*.parquet` are the shards
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ def read_release(store: Store, name: str) -> Release:
         ) from error
 
 
+def read_sources(store: Store, release: Release) -> Iterator[dict[str, Any]]:
+    """Where the clips of a release come from, source by source in list order."""
+    with store.read(f"{FOLDER}/{release.id}/{SOURCES}") as path, path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
 def publish(store: Store, stage: str, target: str, taken: dict[str, str]) -> None:
     """Makes the staged files, and those taken from the parent, appear as `target`; the manifest last or all at once."""
     if store.is_local:
@@ -94,7 +102,9 @@ def publish(store: Store, stage: str, target: str, taken: dict[str, str]) -> Non
     for name, source in taken.items():
         if source != f"{target}/{name}":  # they are the same where a release is mended
             store.fs.copy(store.path(source), store.path(f"{target}/{name}"))
-    for name in sorted(_sizes(store, stage), key=lambda name: name == MANIFEST):
+    root = store.path(stage)
+    staged = [path.partition(f"{stage}/")[2] for path in store.fs.find(root)]
+    for name in sorted(staged, key=lambda name: name == MANIFEST):
         store.fs.mv(store.path(f"{stage}/{name}"), store.path(f"{target}/{name}"))
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Set
+import sqlite3
+from collections.abc import Iterable, Iterator, Set
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from itertools import tee
+from typing import Any, Protocol
 
 from pipeline.config import Profile, ReleaseSettings
 from pipeline.errors import ShardError
 from pipeline.release.diff import Explain, unexplained
-from pipeline.release.draft import Draft
+from pipeline.release.draft import Draft, Exhibits
 from pipeline.release.files import Release, intact, latest_release, remove_leftovers
 from pipeline.release.manifest import check_funnel
 from pipeline.shards import SCHEMA_VERSION, SPLITS, Row, Spec
@@ -21,18 +24,30 @@ from pipeline.storage import Store, digest
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A clip that belongs in the release, without its arrays.
+    """A clip that belongs in the release, without its row.
 
     Attributes:
         group_id: decides on split and bucket.
         content_key: any string that changes if and only if the row changes.
-        load: gives the row; its `split` is filled in later.
     """
 
     clip_id: str
     group_id: str
     content_key: str
-    load: Callable[[], Row]
+
+
+class Entries(Protocol):
+    """All clips of a release; can be gone through more than once."""
+
+    def __iter__(self) -> Iterator[Entry]: ...
+
+    def rows(self, clips: Iterable[tuple[str, str]]) -> Iterator[Row]:
+        """The rows of some clips, given by id and group, in that order; `split` is filled in later."""
+        ...
+
+    def sources(self) -> Iterator[dict[str, Any]]:
+        """Where the clips come from: a line of `sources.jsonl` each."""
+        ...
 
 
 def split_of(group_id: str, settings: ReleaseSettings) -> str:
@@ -55,19 +70,20 @@ def shard_name(split: str, bucket: int, buckets: int) -> str:
 
 def make_release(
     store: Store,
-    entries: Iterable[Entry],
+    entries: Entries,
     *,
     spec: Spec,
     profile: Profile,
     funnel: dict[str, Any],
     provenance: dict[str, Any],
     explain: Explain = unexplained,
+    exhibits: Exhibits | None = None,
 ) -> Release:
     """Makes a release of the given clips, unless the newest one is just that already.
 
-    A first pass over the entries tells which buckets are not as they were, and holds none of them; a second one
-    gathers those of these buckets, whose rows are loaded one by one. Nothing appears in the store until all of it is
-    there. One process at a time makes releases of a store; what a killed one left is removed.
+    A first pass over the entries tells which buckets are not as they were; a second one sorts those of these buckets,
+    on disk. Memory is the same for any number of clips. Nothing appears in the store until all of it is there. One
+    process at a time makes releases of a store; what a killed one left is removed.
 
     Args:
         entries: all clips of the release, in any order; gone through twice.
@@ -75,6 +91,7 @@ def make_release(
         funnel: `fetched`, `kept` and `dropped` (by reason), in seconds; for manifest and card, never for the id.
         provenance: anything JSON that says where the sources came from; `command` is shown as the way to rebuild.
         explain: gives the reasons for what changed since the parent.
+        exhibits: gives what the report shows of single stretches (`pipeline.exhibits`); asked if a release is made.
 
     Raises:
         ValueError: the entries are an iterator, which can be gone through only once.
@@ -96,14 +113,15 @@ def make_release(
             return replace(parent, changed=False)
 
     draft = Draft(store, parent)
-    buckets = _gather(entries, keys.keys() - same, profile.release)
-    for name, split in _places(profile.release).items():
-        if name in same:
-            draft.take(name)
-        else:
-            draft.write(name, split, keys[name], _rows(buckets.pop(name)), spec)
+    with closing(_Sorted(entries, keys.keys() - same, profile.release)) as changed:
+        for name, split in _places(profile.release).items():
+            if name in same:
+                draft.take(name)
+            else:
+                draft.write(name, split, keys[name], _rows(entries, changed.of(name)), spec)
+    draft.list_sources(entries.sources())
     settings = {"profile": profile.name, "digest": spec.settings, "values": profile.model_dump(mode="json")}
-    return draft.publish(spec, settings, funnel, provenance, explain)
+    return draft.publish(spec, settings, funnel, provenance, explain, exhibits)
 
 
 def _place(group_id: str, settings: ReleaseSettings) -> str:
@@ -133,24 +151,31 @@ def _keys(entries: Iterable[Entry], spec: Spec, settings: ReleaseSettings) -> di
     return {name: digest([common, name, f"{total % 2**256:064x}"]) for name, total in sums.items()}
 
 
-def _gather(entries: Iterable[Entry], names: Set[str], settings: ReleaseSettings) -> dict[str, list[Entry]]:
-    """The entries of some buckets, in the order of their ids."""
-    place = lru_cache(maxsize=1024)(partial(_place, settings=settings))
-    buckets: dict[str, list[Entry]] = {name: [] for name in names}
-    for entry in entries:
-        if (name := place(entry.group_id)) in buckets:
-            buckets[name].append(entry)
-    for bucket in buckets.values():
-        bucket.sort(key=lambda entry: entry.clip_id)
-    return buckets
+class _Sorted:
+    """The clips of some buckets, in the order of their ids; they lie in a temporary file of SQLite's."""
+
+    def __init__(self, entries: Entries, names: Set[str], settings: ReleaseSettings) -> None:
+        place = lru_cache(maxsize=1024)(partial(_place, settings=settings))
+        placed = ((place(entry.group_id), entry.clip_id, entry.group_id) for entry in entries)
+        self._file = sqlite3.connect("")
+        self._file.execute("CREATE TABLE clips (bucket TEXT, clip_id TEXT, group_id TEXT)")
+        if names:
+            self._file.executemany("INSERT INTO clips VALUES (?, ?, ?)", (clip for clip in placed if clip[0] in names))
+        self._file.execute("CREATE INDEX in_order ON clips (bucket, clip_id, group_id)")
+
+    def of(self, name: str) -> Iterator[tuple[str, str]]:
+        """Id and group of each clip of a bucket."""
+        return self._file.execute("SELECT clip_id, group_id FROM clips WHERE bucket = ? ORDER BY clip_id", [name])
+
+    def close(self) -> None:
+        """Removes the file."""
+        self._file.close()
 
 
-def _rows(bucket: Iterable[Entry]) -> Iterator[Row]:
-    """Loads the rows of a bucket one by one."""
-    for entry in bucket:
-        row = entry.load()
-        if (row.clip_id, row.group_id) != (entry.clip_id, entry.group_id):
-            raise ShardError(
-                f"The row of clip {entry.clip_id} in group {entry.group_id} came as {row.clip_id} in {row.group_id}."
-            )
+def _rows(entries: Entries, clips: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    """The rows of some clips, one by one, each checked to be the one that was asked for."""
+    asked, again = tee(clips)
+    for (clip_id, group_id), row in zip(again, entries.rows(asked), strict=True):
+        if (row.clip_id, row.group_id) != (clip_id, group_id):
+            raise ShardError(f"The row of clip {clip_id} in group {group_id} came as {row.clip_id} in {row.group_id}.")
         yield row

@@ -13,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.card import FACES
 from pipeline.errors import ShardError
+from pipeline.release.statistics import Statistics, summed
 from pipeline.shards import COLUMNS, SCHEMA_VERSION, SPLITS, Model, Row, Spec
 from pipeline.shards.schema import NULLABLE
 from pipeline.storage import digest
@@ -36,6 +38,7 @@ def make_manifest(
     funnel: dict[str, Any],
     provenance: dict[str, Any],
     diff: dict[str, Any] | None,
+    files: dict[str, dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """All that is to be said of a release; its `digest` is over all the rest, so that a change by hand is seen.
 
@@ -45,6 +48,7 @@ def make_manifest(
         shards: an entry per file: name, split, `Tally.counts`, bytes, sha256, key.
         settings: name of the profile, digest, values.
         diff: what changed since the parent, `Diff.summary`; None for the first release.
+        files: bytes and sha256 of files beside the shards; those of `card.FACES` are made from the manifest.
     """
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
@@ -54,13 +58,16 @@ def make_manifest(
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "splits": {split: _totals([s for s in shards if s["split"] == split]) for split in SPLITS},
         "shards": shards,
+        "files": files or {},
+        "faces": list(FACES) if files else [],
+        "statistics": summed(shards),
         "columns": _columns(spec),
         "models": {room: _describe(model) for room, model in spec.models.items()},
         "settings": settings,
         "funnel": funnel,
         "diff": diff,
         "provenance": provenance,
-        "tools": _tools(),
+        "tools": tools(),
         "git": _git(),
     }
     return {**manifest, "digest": digest(manifest)}
@@ -88,11 +95,13 @@ class Tally:
     groups: set[str] = field(default_factory=set)
     categories: dict[str, list[int]] = field(default_factory=dict)  # clips, milliseconds
     licenses: dict[str, list[int]] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics)
 
     def add(self, row: Row) -> None:
         """Counts a row."""
         self.sources.add(row.source_id)
         self.groups.add(row.group_id)
+        self.statistics.add(row)
         ms = round(row.end_s * 1000) - round(row.start_s * 1000)
         for counts, name in ((self.categories, row.category), (self.licenses, row.license)):
             count = counts.setdefault(name, [0, 0])
@@ -108,6 +117,7 @@ class Tally:
             "groups": len(self.groups),
             "categories": _by_name(self.categories),
             "licenses": _by_name(self.licenses),
+            "statistics": self.statistics.as_dict(),
         }
 
 
@@ -145,7 +155,8 @@ def _describe(model: Model) -> dict[str, str]:
 
 
 @cache
-def _tools() -> dict[str, str]:
+def tools() -> dict[str, str]:
+    """Versions of Python and of the packages that rows are computed with."""
     versions = {"python": platform.python_version()}
     for name in _TOOLS:
         with suppress(metadata.PackageNotFoundError):

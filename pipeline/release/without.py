@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.ledger import TAKEN_DOWN
 from pipeline.release.diff import Change
 from pipeline.release.draft import Draft
-from pipeline.release.files import FOLDER, Release, latest_release, read_release, remove_leftovers
+from pipeline.release.files import FOLDER, Release, latest_release, read_release, read_sources, remove_leftovers
 from pipeline.release.manifest import check_funnel
 from pipeline.shards import Row, Shard
 from pipeline.shards.validator import MANIFEST
@@ -61,6 +61,8 @@ def release_without(store: Store, source_ids: Collection[str]) -> Without:
             spec = shard.spec
             # Without a key the next release that is made from the features writes it anew, to the same bytes.
             draft.write(name, entry["split"], "", _left(shard, source_ids), spec)
+    if parent.manifest["provenance"].get("list"):  # else it was made before releases listed their sources
+        draft.list_sources(row for row in read_sources(store, parent) if row["source_id"] not in source_ids)
     clips = sum(map(len, touched.values()))
     lost_ms = sum(map(sum, touched.values()))
     funnel = _funnel(parent.manifest["funnel"], lost_ms)

@@ -2,7 +2,8 @@
 
 One row per clip. Arrays lie as raw little-endian bytes in binary columns, without dictionary, statistics or
 compression; the schema's metadata says their dtypes, shapes and rates, and which models made them. Row groups of 32
-rows carry page checksums, written and always verified. Why it is so was measured: reference/platform.md, section 6.
+rows carry page checksums, written and always verified. Why it is so was measured, and so was what it brings:
+`python -m tests.benchmarks.readers`.
 """
 
 from pipeline.shards.reader import Shard, read_rows, shuffled_rows

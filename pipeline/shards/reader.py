@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ShardError
+from pipeline.shards.pages import RawPages
 from pipeline.shards.schema import COLUMNS, SCHEMA_VERSION, Blob, Spec, arrow_schema
 
 _BROKEN = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises for bytes that aren't what they should be
@@ -51,6 +53,7 @@ class Shard:
         self._local = threading.local()  # pyarrow's reader must not be used by two threads at a time
         self._local.file = file
         self.spec = _spec(self.path, file.schema_arrow, self._metadata.metadata or {})
+        self._raw = RawPages(self.path, self._metadata, self.spec.blobs)
         self.rows: int = self._metadata.num_rows
         self.row_groups: int = self._metadata.num_row_groups
 
@@ -68,6 +71,23 @@ class Shard:
     def first_row(self, group: int) -> int:
         """Index within the shard of a row group's first row."""
         return sum(self.group_rows(g) for g in range(group))
+
+    def find(self, clip_id: str, columns: Sequence[str] | None = None) -> dict[str, Any] | None:
+        """The row of a clip, if it is here; one row group is read, found by its statistics, since rows ascend.
+
+        Raises:
+            ShardError: as `read`.
+        """
+        at = list(COLUMNS).index("clip_id")
+        last = lambda group: self._metadata.row_group(group).column(at).statistics.max  # noqa: E731
+        group = bisect_left(range(self.row_groups), clip_id, key=last)
+        if group == self.row_groups:
+            return None
+        names = list(columns or COLUMNS)
+        for row in self.read(group, list(dict.fromkeys(["clip_id", *names]))):
+            if row["clip_id"] == clip_id:
+                return {name: row[name] for name in names}
+        return None
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The rows of one row group, page checksums verified.
@@ -112,10 +132,14 @@ class Shard:
 
     def _load(self, group: int, names: Sequence[str]) -> list[list[Any]]:
         """The values of each column of a row group."""
-        table = self._file().read_row_group(group, columns=names, use_threads=False)
-        if table.num_rows != self.group_rows(group):
-            raise ValueError(f"{table.num_rows} rows where the file says {self.group_rows(group)}")
-        return [self._decode(name, table.column(name)) for name in names]
+        blobs = [name for name in names if name in self.spec.blobs]
+        values = self._raw.read(group, blobs) if blobs else {}
+        if others := [name for name in names if name not in values]:
+            table = self._file().read_row_group(group, columns=others, use_threads=False)
+            if table.num_rows != self.group_rows(group):
+                raise ValueError(f"{table.num_rows} rows where the file says {self.group_rows(group)}")
+            values |= {name: self._decode(name, table.column(name)) for name in others}
+        return [values[name] for name in names]
 
     def _file(self) -> pq.ParquetFile:
         """This thread's reader."""

@@ -107,6 +107,7 @@ def _validate(folder: Path, threads: int) -> Report:
     problems += [problem for shard in shards for problem in shard.problems]
     problems += _check_across(shards)
     problems += _check_totals(manifest)
+    problems += _check_others(folder, manifest)
     seconds = sum(shard.milliseconds for shard in shards) / 1000
     return Report(tuple(problems), len(shards), sum(shard.rows for shard in shards), seconds)
 
@@ -227,6 +228,20 @@ def _check_across(shards: list[_Facts]) -> Iterator[Problem]:
                 yield Problem(facts.name, f"{group} is in {split}, and in {where} it is in {other}", column="group_id")
         if facts.spec is not None and facts.spec != specs[first]:
             yield Problem(facts.name, f"was made with other models, widths or settings than {first}")
+
+
+def _check_others(folder: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
+    """What lies beside the shards: files with their digests, and those that were made from the manifest."""
+    for name, entry in manifest.get("files", {}).items():
+        if not (folder / name).is_file():
+            yield Problem(name, "is in the manifest, but not in the folder")
+        else:
+            yield from (Problem(name, why) for why in _file_problems(folder / name, entry))
+    for name in manifest.get("faces", []):
+        if not (folder / name).is_file():
+            yield Problem(name, "is in the manifest, but not in the folder")
+        elif manifest["digest"] not in (folder / name).read_text(encoding="utf-8"):
+            yield Problem(name, "was made from another manifest than the one beside it, so its figures may be others")
 
 
 def _check_totals(manifest: dict[str, Any]) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, now
 from pipeline.sources import canonical_key, source_id
 
 runner = CliRunner()
@@ -74,12 +74,34 @@ def test_what_cannot_be_done_is_said(data: Path, arguments: list[str], said: str
 
 def test_status_says_for_each_class_what_follows_and_what_to_do(data: Path) -> None:
     text = runner.invoke(app, ["status", "--data", str(data)]).output
-    assert "throttled 1: tried again when the host has rested (1 later). Let the whole host rest" in text
+    found = json.loads(runner.invoke(app, ["status", "--data", str(data), "--json"]).output)
+    due = found["failures"]["throttled"]["next"]
+    assert f"throttled 1: tried again when the host has rested (1 later, the next at {due}). Let the whole" in text
     assert "permanent 1: not tried again. Take it off the list" in text
     assert "rests h until" in text
-    found = json.loads(runner.invoke(app, ["status", "--data", str(data), "--json"]).output)
     assert set(found["failures"]) == {"throttled", "corrupt", "permanent"}
     assert list(found["resting"]) == ["h"]
+
+
+def test_what_changed_upstream_and_waits_is_shown_and_can_be_tried_again(data: Path) -> None:
+    ledger = Ledger(f"sqlite:///{data}/ledger.sqlite")
+    (changed, *_) = ledger.sources()
+    said = {"name": "media/a.mp4", "sha256": "0" * 64, "bytes": 9, "has_video": True, "has_audio": True, "details": {}}
+    ledger.put_media({"source_id": changed.source_id, "key": "k", "duration_ms": 9000, **said})
+    ledger.saw(changed.source_id, "first", fetched=True)
+    ledger.set_state(changed.source_id, "ready", done_key="d")
+    ledger.saw(changed.source_id, "second")
+    ledger.fail(changed.source_id, "fetch", "transient", "Nobody answers (http://h/a).", seconds=1)
+    text = runner.invoke(app, ["status", "--data", str(data)]).output
+    assert "1 changed upstream and keep their clips" in text
+    assert "refetch 1 changed upstream: their clips stay until they have come anew" in text
+    found = json.loads(runner.invoke(app, ["status", "--data", str(data), "--json"]).output)
+    assert (found["refetches"], found["failures"]["transient"]["keep_clips"]) == (1, 1)
+    assert ledger.resting(now()) >= {changed.source_id}
+    runner.invoke(app, ["retry", "--data", str(data), "--class", "transient"])
+    assert changed.source_id not in ledger.resting(now())
+    assert (ledger.states()["ready"], ledger.refetches()) == (1, 1)
+    ledger.close()
 
 
 def test_plan_prints_a_table_or_json_and_makes_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from sqlite3 import connect
@@ -17,7 +18,6 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from flows import build
-from flows.server import prefect_at_hand
 from pipeline.config import load_profile
 from pipeline.ledger import Ledger
 from pipeline.media import encode
@@ -30,7 +30,7 @@ from tests.neighbours import loop
 from tests.postgres import Postgres
 from tests.site import Site
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SETTINGS = ("fetch.allow_loopback=true", "fetch.free_bytes=0", "fetch.per_host=4", "fetch.most_refusals=99")
 SONG_S = 12
 PATHS = ("song.mp4", "song1.mp4", "song.mp4?again", "mute.mp4", "err/404", "flipped/film.mp4")
@@ -51,13 +51,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         another(folder / "mute.mp4", number)
     with Site(folder) as site:
         yield site
-
-
-@pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One Prefect server for all builds of this module."""
-    with prefect_at_hand():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +93,25 @@ def by_threads(site: Site, prefect: None, tmp_path_factory: pytest.TempPathFacto
     return found
 
 
-def test_dask_makes_the_same_release(site: Site, by_threads: tuple[str, list[str]], tmp_path: Path) -> None:
+def test_dask_makes_the_same_release_though_a_worker_dies_at_work(
+    site: Site, by_threads: tuple[str, list[str]], tmp_path: Path
+) -> None:
     settings = ("run.runner=dask", "run.workers=2", "run.gpus=1")  # a resource by that name is all that Dask knows
-    assert built(site, tmp_path / "list.txt", str(tmp_path / "data"), None, *settings) == by_threads
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(kill_who_separates, tmp_path / "data")
+        assert built(site, tmp_path / "list.txt", str(tmp_path / "data"), None, *settings) == by_threads
+    assert killed.result() not in (None, os.getpid())
+
+
+def kill_who_separates(data: Path) -> int | None:
+    """Kills the first process that writes a stem, and gives its id: the name of what it writes has it."""
+    while not (data / "releases").exists():
+        for writing in (data / "stems").glob(".tmp-*"):
+            process = int(writing.name.split("-")[1])
+            os.kill(process, signal.SIGKILL)
+            return process
+        time.sleep(0.02)
+    return None
 
 
 def test_ray_and_a_ledger_on_postgres_make_the_same_release(

@@ -73,7 +73,9 @@ def test_the_site_was_asked_as_the_policies_say(site: Site, built: tuple[Path, P
             assert asked == 3, path  # one try and two more of the same build
 
 
-def test_nothing_is_asked_again_before_it_is_due_but_by_retry(site: Site, built: tuple[Path, Path, str]) -> None:
+def test_nothing_is_asked_again_before_it_is_due_but_by_retry(
+    site: Site, built: tuple[Path, Path, str], prefect: None
+) -> None:
     data, source_list, _ = built
     before = len(site.requests)
     again = run(*building(source_list, data))
@@ -104,7 +106,9 @@ def test_nothing_half_done_is_left(built: tuple[Path, Path, str]) -> None:
     assert list((data / "media").glob("*")) == []
 
 
-def test_a_host_that_throttles_rests_is_probed_and_then_gives_all(folder: Path, tmp_path: Path) -> None:
+def test_a_host_that_throttles_rests_is_probed_and_then_gives_all(
+    folder: Path, tmp_path: Path, prefect: None
+) -> None:
     with Site(folder) as busy, Site(folder) as other, Site(folder) as shut:
         paths = {
             busy: [f"busy/2/mute{i}.mp4?1" for i in range(6)],
@@ -120,7 +124,8 @@ def test_a_host_that_throttles_rests_is_probed_and_then_gives_all(folder: Path, 
         first, *others = [found.pop(shut.url(path)) for path in paths[shut]]
         assert first == "throttled"
         assert others.count("new") >= 4, "a host that throttles isn't asked for more than was under way"
-        assert len(shut.requests) == 1 + len(others) - others.count("new")
+        asked = {r.path for r in shut.requests} - {"/err/429?900"}
+        assert len(asked) <= len(others) - others.count("new"), "what is new was not asked for"
         assert set(found.values()) == {"ready"}
         assert "throttles" in result.stdout
         at = [r.at_s for r in busy.requests]

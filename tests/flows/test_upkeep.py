@@ -24,7 +24,9 @@ def invoke(*arguments: str | Path, typed: str = "") -> Any:
 
 
 @pytest.mark.slow
-def test_a_data_folder_is_made_kept_and_cleared_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_folder_is_made_kept_and_cleared_of_a_video(
+    prefect: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     urls = [f"https://{name}.example/video.mp4" for name in "abc"]
     Web({url: "m" * (20 + i) for i, url in enumerate(urls)}).replace_edges(monkeypatch)
     listed, data = tmp_path / "list.txt", tmp_path / "data"

@@ -10,16 +10,14 @@ from typing import Any
 from model.settings import load_preset
 from model.train import Job
 from pipeline.config import Profile, ReleaseSettings
-from pipeline.release import Entry, make_release
+from pipeline.release import make_release
 from pipeline.shards import Row, Spec
 from pipeline.storage import Store
-from tests.rows import SPEC, make_row
+from tests.rows import SPEC, Made, make_row
 
 PROFILE = Profile(
     name="test",
-    release=ReleaseSettings(
-        validation_share=0.2, test_share=0.1, buckets={"train": 3, "validation": 1, "test": 1}
-    ),
+    release=ReleaseSettings(validation_share=0.2, test_share=0.1, buckets={"train": 3, "validation": 1, "test": 1}),
 )
 NANO = dataclasses.replace(SPEC, vision_dim=192, cardinality=2048)  # what preset nano reads
 SETTINGS = (
@@ -30,13 +28,9 @@ SETTINGS = (
 
 def release_of(data: Path, rows: Sequence[Row], spec: Spec = NANO) -> Path:
     """A release of the given rows; which split a source goes to is drawn from its name."""
-
-    def entry_of(row: Row) -> Entry:
-        return Entry(row.clip_id, row.group_id, row.clip_id, lambda: dataclasses.replace(row, split=""))
-
     made = make_release(
         Store(data),
-        [entry_of(row) for row in rows],
+        Made(rows),
         spec=dataclasses.replace(spec, settings=PROFILE.digest()),
         profile=PROFILE,
         funnel={"fetched": 1.0, "kept": 1.0, "dropped": {}},

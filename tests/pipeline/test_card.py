@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -14,9 +15,9 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
-from pipeline.card import _MEANINGS, TEMPLATES, render_card, size_category
+from pipeline.card import _MEANINGS, FACES, TEMPLATES, render_card, size_category
 from pipeline.release import Release
-from pipeline.shards import COLUMNS
+from pipeline.shards import COLUMNS, validate
 from pipeline.storage import Store
 from tests.pipeline.test_release import TWENTY, release_of, rows_of
 
@@ -149,3 +150,29 @@ def test_the_template_goes_where_the_packages_go() -> None:
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert {"pipeline", TEMPLATES.name} <= set(packages)
     assert (TEMPLATES / "template.md.j2").is_file()
+
+
+def test_validate_names_what_is_not_of_this_manifest(tmp_path: Path) -> None:
+    folder = Path(release_of(Store(tmp_path / "data"), rows_of(*TWENTY)).path)
+    assert validate(folder).ok
+    assert FACES == ("README.md", "croissant.json", "report.html")
+    older = (
+        (folder / "README.md").read_text().replace(json.loads((folder / "manifest.json").read_text())["digest"], "0")
+    )
+    (folder / "README.md").write_text(older)
+    assert [problem.file for problem in validate(folder).problems] == ["README.md"]
+    preview = folder / "preview/preview.parquet"
+    content = bytearray(preview.read_bytes())
+    content[100] ^= 1
+    preview.write_bytes(content)
+    (folder / "report.html").unlink()
+    said = [str(problem) for problem in validate(folder).problems]
+    assert [text.split(":")[0] for text in said] == ["preview/preview.parquet", "README.md", "report.html"]
+
+
+def test_an_older_manifest_has_a_card_too(manifest: dict[str, Any]) -> None:
+    for name in ("statistics", "files", "faces"):
+        del manifest[name]
+    card = render_card(manifest)
+    assert "## Distributions" not in card
+    assert "preview" not in str(yaml.safe_load(card.split("---\n")[1])["configs"])

@@ -163,6 +163,17 @@ def test_feed_of_an_own_site_is_listed(tmp_path: Path) -> None:
         assert len(site.requests) == 1
 
 
+def test_videos_without_pages_of_their_own_are_listed_by_the_address_of_their_files(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    with Site(tmp_path) as site:
+        queries = [search(site.url("page/a.mp4,b.mp4")), search(site.url("page/a.mp4"))]
+        found = list(discover(queries, tmp_path / "list.csv", 9, Filter(), SETTINGS))
+        wanted = [site.url(path) for path in ("a.mp4", "b.mp4", "page/a.mp4")]
+    assert [f.added for f in found] == [2, 1]
+    assert [source.url for source in read_list(tmp_path / "list.csv")[0]] == wanted
+
+
 def test_keywords_of_the_paper_are_ready() -> None:
     queries = read_queries("dvmset")
     assert {q.site for q in queries} == {"youtube", "bilibili"}

@@ -56,7 +56,7 @@ def test_pending_leaves_out_what_is_done_and_what_failed_for_good(ledger: Ledger
     ledger.fail("d", "fetch", "transient", "timed out", seconds=1)
     assert ledger.pending("new", ("transient",)) == ["b", "d"]
     assert ledger.errors() == {"permanent": 1, "transient": 1}
-    assert [(e.source_id, e.message) for e in ledger.last_errors()] == [("c", "gone"), ("d", "timed out")]
+    assert [(f.source_id, f.message) for f in ledger.failures()] == [("c", "gone"), ("d", "timed out")]
 
 
 def test_every_try_is_kept(ledger: Ledger) -> None:
@@ -108,10 +108,12 @@ def test_the_first_of_the_list_owns_media_that_two_sources_brought(ledger: Ledge
         ledger.put_media(media(name, sha256=sha256))
         ledger.set_state(name, "ready")
     assert first(ledger, "same", asking="c") == "b"
-    assert dict(ledger.first_keys()) == {"same": "https://x/b", "else": "https://x/a"}
-    assert ledger.repeated() == [], "none of them has clips"
-    ledger.put_spans("c", [(0, 10_000, "")], [clip("c", 0, 10_000)])
-    assert ledger.repeated() == ["c"]
+    assert [video.source_id for video in ledger.videos()] == ["a", "b", "c"]
+    assert ledger.repeated() == [], "none of them is decided on"
+    ledger.put_spans("c", [(0, 10_000, "no_audio")], [])
+    assert ledger.repeated() == ["c"], "whichever reason it has but this:"
+    ledger.put_spans("c", [(0, 10_000, "duplicate")], [])
+    assert ledger.repeated() == []
 
 
 def test_a_source_that_failed_or_left_owns_nothing_but_is_as_good_as_new_to_itself(ledger: Ledger) -> None:

@@ -56,18 +56,29 @@ def test_what_would_be_skipped_is_counted_with_its_reason(tmp_path: Path) -> Non
     desk.ledger.fail(ids[1], "fetch", "permanent", "gone", seconds=1)
     desk.ledger.fail(ids[2], "fetch", "transient", "timed out", seconds=1)
     desk.ledger.fail(ids[3], "fetch", "too_large", "large", seconds=1)
+    for name in ids[4:7]:
+        measured(desk.ledger, name)
+        desk.ledger.set_state(name, "ready", done_key="of other settings")
+    media, row = desk.ledger.media(ids[4]), desk.ledger.source(ids[4])
+    assert media is not None
+    desk.store.write_text(desk.files.shots(media), "{}")
+    desk.store.write_text(desk.files.curves(row, media), "")
+    desk.ledger.saw(ids[5], "first", fetched=True)
+    desk.ledger.set_state(ids[5], "ready", done_key=desk.files.done_key)
+    desk.ledger.saw(ids[5], "second")
     desk.ledger.close()
     only = PROFILE.model_copy(update={"fetch": PROFILE.fetch.model_copy(update={"extractors": ("youtube",)})})
     plan = make_plan([source_list], tmp_path / "data", only)
     assert plan.skipped == {
         "rows that are no source": 2,
         "up to date": 1,
+        "measured already; fetched only if the settings now want other clips of it": 1,
         "failed for good (permanent)": 1,
         "failed and not due yet (transient)": 1,
         "failed and wait for a person (too_large)": 1,
         "on h.example, which no extractor of fetch.extractors takes": 1,
     }
-    assert plan.to_fetch == 4
+    assert plan.to_fetch == 3  # one of them anew, since it changed upstream
     assert plan.listed == plan.to_fetch + sum(plan.skipped.values())
 
 

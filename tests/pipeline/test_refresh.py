@@ -179,6 +179,47 @@ def test_clips_leave_when_what_changed_upstream_can_not_be_had(refresh: Refresh,
     assert changes(desk.release()) == {"removed": {"failed: unsupported": 1}}
 
 
+@pytest.mark.parametrize("steps", [("acquire",), ("acquire", "analyse")])
+def test_a_source_that_came_anew_is_finished_before_anything_is_released(
+    refresh: Refresh, web: Web, desk: Desk, steps: tuple[str, ...]
+) -> None:
+    refresh("abcde")
+    web.videos[url("b")] = OTHER
+    ask_sites(desk, web.probe)
+    (source_id,) = desk.pending()
+    for step in steps:  # then the build was killed
+        getattr(desk, step)(source_id)
+    assert desk.pending() == [source_id]
+    with pytest.raises(DvmsetError, match="1 source came anew"):
+        desk.release()
+    assert url("b") in urls(desk)
+    work(desk, desk.pending())
+    assert changes(desk.release()) == {"added": {"changed upstream": 1}, "removed": {"changed upstream": 1}}
+
+
+def test_a_refetch_that_waits_is_shown_and_can_be_asked_for(refresh: Refresh, web: Web, desk: Desk) -> None:
+    refresh("abcde")
+    web.videos[url("b")] = OTHER
+    ask_sites(desk, web.probe)
+    assert (desk.ledger.refetches(), desk.ledger.failures()) == (1, [])
+    web.refusals[url("b")] = "transient"
+    work(desk, desk.pending())
+    (failure,) = desk.ledger.failures()
+    assert (failure.url, failure.error_class, failure.keeps_clips) == (url("b"), "transient", True)
+    for _ in range(2):
+        assert desk.pending() == []
+        desk.ledger.reopen([failure.source_id])
+        assert desk.pending() == [failure.source_id]
+        work(desk, desk.pending())
+        after = desk.release()
+        assert after and not after.changed, "its clips stay all the while"
+    del web.refusals[url("b")]
+    desk.ledger.reopen([failure.source_id])
+    work(desk, desk.pending())
+    assert changes(desk.release())["added"] == {"changed upstream": 1}
+    assert (desk.ledger.refetches(), desk.ledger.failures()) == (0, [])
+
+
 def test_a_source_that_has_had_all_its_tries_is_asked_for_like_a_dead_one(
     refresh: Refresh, web: Web, desk: Desk
 ) -> None:

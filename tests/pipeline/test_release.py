@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.card import FACES
 from pipeline.config import Profile, ReleaseSettings
 from pipeline.errors import ShardError
 from pipeline.release import (
     Change,
-    Entry,
     Release,
     bucket_of,
     draft,
@@ -30,21 +32,13 @@ from pipeline.release import (
 )
 from pipeline.shards import Row, Shard, validate
 from pipeline.storage import Store
-from tests.rows import SPEC, assert_same_row, make_row
+from tests.rows import SPEC, Made, assert_same_row, make_row
 
 PROFILE = Profile(
     name="test",
-    release=ReleaseSettings(
-        validation_share=0.2, test_share=0.2, buckets={"train": 4, "validation": 1, "test": 1}
-    ),
+    release=ReleaseSettings(validation_share=0.2, test_share=0.2, buckets={"train": 4, "validation": 1, "test": 1}),
 )
 FUNNEL = {"fetched": 700.0, "kept": 600.0, "dropped": {"speech": 60.5, "silence": 39.5}}
-
-
-def entry_of(row: Row) -> Entry:
-    columns = {k: v.tobytes().hex() if hasattr(v, "tobytes") else v for k, v in vars(row).items() if k != "split"}
-    key = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
-    return Entry(row.clip_id, row.group_id, key, lambda: dataclasses.replace(row, split=""))
 
 
 def release_of(store: Store, rows: list[Row], profile: Profile = PROFILE, **changes: Any) -> Release:
@@ -54,7 +48,7 @@ def release_of(store: Store, rows: list[Row], profile: Profile = PROFILE, **chan
         "funnel": FUNNEL,
         "provenance": {"command": "dvmset build list.csv --data data --profile test"},
     }
-    return make_release(store, [entry_of(row) for row in rows], **(arguments | changes))
+    return make_release(store, Made(rows), **(arguments | changes))
 
 
 def rows_of(*names: str) -> list[Row]:
@@ -102,7 +96,7 @@ def test_a_release_holds_every_clip_once_sorted_and_validates(store: Store) -> N
         "validation-00000-of-00001.parquet",
         "test-00000-of-00001.parquet",
     ]
-    assert set(files(release)) == {*names, "manifest.json", "README.md"}
+    assert set(files(release)) == {*names, "manifest.json", *FACES, "preview", "sources.jsonl"}
     found = [row for name in names for row in Shard(files(release)[name])]
     assert sorted(r["clip_id"] for r in found) == sorted(r.clip_id for r in rows)
     by_id = {row.clip_id: row for row in rows}
@@ -145,12 +139,11 @@ def test_the_same_content_makes_no_new_release(store: Store, tmp_path: Path) -> 
     first = release_of(store, rows_of(*TWENTY))
     before = {name: path.stat().st_mtime_ns for name, path in files(first).items()}
 
-    def unloadable(row: Row) -> Entry:
-        return dataclasses.replace(entry_of(row), load=lambda: pytest.fail("a row of an unchanged bucket was loaded"))
-
+    unloadable = Made(list(reversed(rows_of(*TWENTY))))
+    unloadable.rows = lambda _: pytest.fail("a row of an unchanged bucket was loaded")  # type: ignore[method-assign]
     again = make_release(
         store,
-        [unloadable(row) for row in reversed(rows_of(*TWENTY))],
+        unloadable,
         spec=dataclasses.replace(SPEC, settings=PROFILE.digest()),
         profile=PROFILE,
         funnel={"fetched": 1.0, "kept": 1.0, "dropped": {}},
@@ -284,11 +277,12 @@ def test_a_clip_given_twice_or_a_row_of_another_clip_is_refused_and_leaves_nothi
     rows = rows_of("a")
     with pytest.raises(ShardError, match="ascending order"):
         release_of(store, [*rows, rows[0]])
-    other = Entry(rows[0].clip_id, rows[0].group_id, "k", lambda: rows[1])
-    with pytest.raises(ShardError, match=f"clip {rows[0].clip_id} .* came as {rows[1].clip_id}"):
+    swapped = Made(rows)
+    swapped.rows = lambda clips: (rows[0] for _ in clips)  # type: ignore[method-assign]
+    with pytest.raises(ShardError, match=f"clip {rows[1].clip_id} .* came as {rows[0].clip_id}"):
         make_release(
             store,
-            [other],
+            swapped,
             spec=dataclasses.replace(SPEC, settings=PROFILE.digest()),
             profile=PROFILE,
             funnel=FUNNEL,
@@ -310,7 +304,7 @@ def test_a_run_that_dies_leaves_the_last_release_and_the_next_one_cleans_up(
 ) -> None:
     first = release_of(store, rows_of(*TWENTY))
     wanted = rows_of(*TWENTY, "newcomer")
-    steps = ("render_card", "publish", "read_release")
+    steps = ("render_faces", "publish", "read_release")
     for step in steps:
         with monkeypatch.context() as patch:
 
@@ -352,7 +346,7 @@ def test_a_release_can_lie_in_another_file_system() -> None:
     first = release_of(store, rows_of(*TWENTY))
     second = release_of(store, rows_of(*TWENTY, "newcomer"))
     assert store.names("releases") == ["latest", *sorted([first.id, second.id])]
-    words = {"manifest.json", "changes.jsonl", "README.md"}
+    words = {"manifest.json", "changes.jsonl", "sources.jsonl", "preview", *FACES}
     assert set(store.names(f"releases/{second.id}")) == {*digests(second), *words}
     assert not release_of(store, rows_of(*TWENTY, "newcomer")).changed
     store.remove(f"releases/{second.id}/train-00002-of-00004.parquet")
@@ -366,6 +360,16 @@ def test_a_damaged_manifest_is_named_with_what_to_do(store: Store) -> None:
     files(first)["manifest.json"].write_text("{}")
     with pytest.raises(ShardError, match=f"manifest of .*{first.id} can't be read.*Delete this folder"):
         latest_release(store)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_large_releases_measures_time_and_memory_of_each_size() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.releases", "--json", "--clips", "10", "30", "--again"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [run["clips"] for run in found["runs"]] == [10, 30]
+    assert all(run["peak_mb"] > 0 and run["again"]["cpu_seconds"] > 0 for run in found["runs"])
+    assert found["growth"] > 0
 
 
 # the loaders of others

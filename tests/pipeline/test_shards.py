@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ShardError
 from pipeline.shards import COLUMNS, Row, Shard, Spec, read_rows, shuffled_rows, validate, write_shard
+from pipeline.shards.schema import BLOBS
 from pipeline.storage import digest, file_digest
+from tests.benchmarks import readers
 from tests.rows import SPEC, assert_same_row, make_row
 
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -125,8 +127,20 @@ def test_only_the_columns_asked_for_are_read(shard: Path) -> None:
 def test_arrays_are_views_of_what_was_read(shard: Path) -> None:
     rows = Shard(shard).read(0)
     memory = [np.lib.array_utils.byte_bounds(row["clip_global"]) for row in rows]
-    assert all(a[1] == b[0] for a, b in pairwise(memory)), "rows don't lie side by side"
-    assert all(array.base is not None for row in rows for array in row.values() if isinstance(array, np.ndarray))
+    assert all(b[0] - a[1] == 4 for a, b in pairwise(memory)), "more than the length of a value lies between two"
+    arrays = [array for row in rows for array in row.values() if isinstance(array, np.ndarray)]
+    assert all(array.base is not None and array.flags.aligned for array in arrays)
+    assert not any(row[name].flags.writeable for row in rows for name in BLOBS)
+
+
+@pytest.mark.parametrize("layout", [{"compression": "zstd"}, {"use_dictionary": True}, {"data_page_size": 200}])
+def test_rows_are_the_same_however_another_program_lays_out_the_pages(
+    shard: Path, tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pq.read_table(shard), other, row_group_size=32, **layout)
+    for got, expected in zip(Shard(other), Shard(shard), strict=True):
+        assert_same_row(got, Row(**expected))
 
 
 def test_sequential_reading_keeps_the_order_and_shuffled_reading_the_rows(shard: Path, tmp_path: Path) -> None:
@@ -168,6 +182,25 @@ def test_the_benchmark_prints_its_rates_as_one_json_object() -> None:
     rates = json.loads(done.stdout.splitlines()[-1])["rows_per_s"]
     assert rates.keys() == {"sequential", "shuffled"}
     assert min(rates.values()) > 0
+
+
+def test_the_readers_that_are_compared_give_the_same_rows(tmp_path: Path) -> None:
+    rates = readers.figures(tmp_path, 8, 1)
+    assert min(min(by_name.values()) for by_name in rates["rows_per_s"].values()) > 0
+    assert rates["ratio_datasets"] == min(rates["ratio_datasets_sequential"], rates["ratio_datasets_shuffled"])
+    for ways in readers.readers(tmp_path, 8).values():
+        assert readers.same_rows(ways)
+
+
+def test_a_clip_is_found_without_reading_the_others(shard: Path) -> None:
+    rows = list(Shard(shard))
+    flip(shard, page_of(shard, 1, "codes")[100])
+    found = Shard(shard).find(rows[3]["clip_id"])
+    assert found is not None
+    assert_same_row(found, Row(**rows[3]))
+    assert Shard(shard).find(rows[-1]["clip_id"], ("split", "lufs")) == {n: rows[-1][n] for n in ("split", "lufs")}
+    for absent in ("", "0" * 34, rows[3]["clip_id"] + "0", "z"):
+        assert Shard(shard).find(absent) is None
 
 
 # what must not get in

@@ -1,6 +1,10 @@
 """Stores: files appear whole or not at all, locally and behind fsspec."""
 
 import os
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,30 @@ def test_sweep_of_a_shared_folder_leaves_what_was_touched_lately(tmp_path: Path)
     os.utime(old, (0, 0))
     store.sweep(idle_s=3600)
     assert [path.name for path in tmp_path.iterdir()] == [young.name]
+
+
+def test_copies_of_a_killed_process_are_swept_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = f"""
+import os, signal
+from pipeline.storage import Store
+store = Store("memory://{tmp_path.name}")
+with store.write("film.mp4") as path:
+    path.write_bytes(bytes(1000))
+with store.read("film.mp4"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.rglob("*.mp4")] == ["film.mp4"]
+    store = Store(f"memory://{tmp_path.name}")
+    store.write_text("here", "in use")
+    with store.read("here") as path:
+        store.sweep()
+        assert list(tmp_path.rglob("*")) == [path.parent, path]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_lies_elsewhere_is_copied(store: Store) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pipeline import takedown
 from pipeline.config import load_profile
 from pipeline.errors import DvmsetError
+from pipeline.fingerprint.catalogue import KINDS, Catalogue, source_of
 from pipeline.process import Desk
 from pipeline.refresh import look_around
 from pipeline.shards import Shard, validate
@@ -77,6 +78,8 @@ def test_media_features_rows_and_shard_rows_go_with_every_copy(desk: Desk) -> No
     before, clips = desk.ledger.funnel(), desk.ledger.clips(b)
     receipt = down(desk, urls=(url("b"),))
     assert files_of(desk, b) == files_of(desk, copy) == []
+    indexed = {source_of(name) for kind in KINDS for name in Catalogue(desk.store, kind).names}
+    assert indexed and not indexed & {b, copy}
     assert released(desk) == {url(name) for name in "acde"}
     assert {source.url for source in desk.ledger.sources()} == {url(name) for name in "acde"}
     assert desk.ledger.clips(b) == []
@@ -143,6 +146,9 @@ def test_a_channel_goes_and_whatever_comes_of_it_later(desk: Desk, web: Web) -> 
 
 def test_a_list_of_videos_known_or_not_is_kept_out(desk: Desk, web: Web, tmp_path: Path) -> None:
     asked = tmp_path / "notice.txt"
+    asked.write_text(f"{url('a')}\nsmudged\n{url('never-seen')}\n")
+    with pytest.raises(DvmsetError, match=r"nothing was changed \(.*notice\.txt:2: "):
+        down(desk, lists=(asked,))
     asked.write_text(f"{url('a')}\n{url('never-seen')}\n")
     down(desk, lists=(asked,))
     web.videos[url("never-seen")] = "m" * 33

@@ -82,7 +82,7 @@ def test_stage_1_is_shared_where_it_trains_the_same() -> None:
     steps = {name: sum(run.preset.train.steps for run in found) for name, found in runs.items() if found}
     assert set(steps.values()) == {sum(study.steps)}
     assert runs["shuffled"] == runs["full"]
-    assert len({found[-1].key for found in runs.values() if found}) == 12
+    assert len({found[-1].key for found in runs.values() if found}) == 13
     assert [len(runs[name]) for name in ("full", "no_rhythm", "one_stage", "ground_truth")] == [2, 1, 1, 0]
 
 

@@ -26,6 +26,7 @@ def test_transitions_are_found_and_what_only_looks_like_one_is_not(tmp_path: Pat
     assert sum(false[name] for name in shots.FLASHES_AND_PANS) <= 1  # in a minute
 
 
-def test_a_minute_at_360p_takes_less_than_two_seconds_of_a_core_and_a_half(tmp_path: Path):
-    _, by_cpu_time = shots.speed("blend", tmp_path)
-    assert by_cpu_time >= 20  # 30 and more where nobody else works; see the card
+def test_it_takes_little_more_of_a_core_than_the_simplest_detector(tmp_path: Path):
+    _, ours = shots.speed("blend", tmp_path)
+    _, content = shots.speed("content", tmp_path)
+    assert ours > content / 3  # the card has 59 against 75 times real time

@@ -35,18 +35,26 @@ def show(console: Console, script: Path, out: Path, *tables: Table, card: Path =
         console.print(table)
     if out.absolute() != script.with_suffix(".safetensors"):
         return
-    begin, end = f"<!-- {script.stem}: measured -->\n", f"<!-- {script.stem}: end -->"
+    module = ".".join([*script.parent.parts[-2:], script.stem])
+    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+    write(card, script.stem, command, *map(markdown, tables))
+    console.print(f"the tables are in {card}", highlight=False, soft_wrap=True)
+
+
+def write(card: Path, section: str, command: str, *parts: str) -> None:
+    """Puts Markdown, and the command, day and machine it is from, between the marks of a section of a card.
+
+    Raises:
+        DvmsetError: the card has no such place.
+    """
+    begin, end = f"<!-- {section}: measured -->\n", f"<!-- {section}: end -->"
     text = card.read_text(encoding="utf-8")
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        raise DvmsetError(f"{card} has no place for tables of {script.stem}.", hint=f"It is between {begin} and {end}.")
-    module = ".".join([*script.parent.parts[-2:], script.stem])
-    command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-    where = f"{os.cpu_count()} {platform.machine()} cores"
-    parts = [*map(markdown, tables), f"`{command}` on {datetime.now(UTC):%Y-%m-%d}, {where}.\n"]
-    Store(card.parent).write_text(card.name, before + begin + "\n" + "\n".join(parts) + "\n" + end + after)
-    console.print(f"the tables are in {card}", highlight=False, soft_wrap=True)
+        raise DvmsetError(f"{card} has no place for tables of {section}.", hint=f"It is between {begin} and {end}.")
+    said = f"`{command}` on {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} {platform.machine()} cores.\n"
+    Store(card.parent).write_text(card.name, before + begin + "\n" + "\n".join([*parts, said]) + "\n" + end + after)
 
 
 def markdown(table: Table) -> str:

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from pipeline.errors import DvmsetError, SettingsError
 from pipeline.storage import Store, digest, file_digest, local_folder
@@ -96,7 +98,17 @@ def test_a_url_that_nothing_knows_is_told() -> None:
         Store("nonsense://x")
 
 
-def test_a_bucket_without_credentials_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_clients() -> Iterator[None]:
+    """None of the S3 clients that fsspec remembers, with the credentials of whoever made them; before and after."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_bucket_without_credentials_is_told(
+    no_clients: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):

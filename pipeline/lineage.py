@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _CLIP = re.compile(r"([0-9a-f]{16})-(\d{8,})-(\d{8,})")
 _SOURCE = re.compile(r"[0-9a-f]{16}")
+_LISTED = ("added", "relabelled", "restored")  # events that tell the row of a list
 _BARS = 60  # points of a curve's shape
 _SERIES = ("music", "speech", "singing", "voice_ratio", "speech_left", "silence", "mix_db", "onset")
 
@@ -123,11 +124,18 @@ def why(store: Store, ledger: Ledger, asked: Asked, profile: Profile | None = No
 
 
 def _source(record: Record) -> dict[str, Any] | None:
+    """The source; `row` is where it stood in a list when that last changed something, `position` its place in order."""
     row = record.source
     if row is None:
         return None
     names = ("source_id", "key", "url", "category", "license", "start_s", "end_s", "state", "error_class", "withheld")
-    return {**{name: getattr(row, name) for name in names}, "position": row.position, "added_at": _iso(row.added_at)}
+    places = [event.detail for event in record.events if event.kind in _LISTED and event.detail]
+    return {
+        **{name: getattr(row, name) for name in names},
+        "row": places[-1] if places else None,
+        "position": row.position,
+        "added_at": _iso(row.added_at),
+    }
 
 
 def _site(record: Record) -> dict[str, Any] | None:

@@ -151,7 +151,7 @@ def _outside(story: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         section = f"  {source['start_s'] or 0:g} s to {source['end_s'] or 'its end'}"
         yield "source", f"{source['source_id']}  {source['url']}" + section * bool(source["start_s"] or source["end_s"])
         said = f"{source['category']}, licence {source['license'] or 'not stated'}, {source['state']}"
-        yield "", f"row {source['position']} of the lists, {said}"
+        yield "", f"{source['row'] or 'its list is not known'}, {said}"
     for event in story["listed"]:
         yield "event", f"{event['at']}  {event['what']} {event['detail']}"
     if site := story["site"]:

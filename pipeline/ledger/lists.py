@@ -45,6 +45,7 @@ _listed = Table(
     Column("start_s", Float),
     Column("end_s", Float),
     Column("license", String),
+    Column("place", String),
     prefixes=["TEMPORARY"],
 )
 _FIELDS = ("source_id", "key", "url", "category", "start_s", "end_s", "license")
@@ -80,7 +81,8 @@ class Lists(Core):
         a time. All of it happens or nothing does.
 
         Args:
-            rows: columns of `SourceRow`; of rows with one `source_id` the first counts.
+            rows: columns of `SourceRow`, and the `file` and `line` they stand in, which the events of those that came,
+                changed or came back tell; of rows with one `source_id` the first counts.
             whole: the rows are all there is: a source that is not among them was removed.
             most_removed: largest share of the sources that may be removed at once; a few always may.
 
@@ -91,7 +93,7 @@ class Lists(Core):
             connection.exec_driver_sql(f"DROP TABLE IF EXISTS {_listed.name}")  # of a run that was interrupted
             _listed.create(connection)
             left = iter(rows)
-            while chunk := [{f: row[f] for f in _FIELDS} for row in islice(left, _CHUNK)]:
+            while chunk := [{f: row[f] for f in _FIELDS} | {"place": _place(row)} for row in islice(left, _CHUNK)]:
                 connection.execute(insert(_listed), chunk)
             first = select(func.min(_listed.c.position)).group_by(_listed.c.source_id)
             connection.execute(delete(_listed).where(_listed.c.position.not_in(first)))
@@ -103,6 +105,11 @@ class Lists(Core):
     def add_sources(self, rows: Iterable[dict[str, Any]]) -> int:
         """Takes a list that need not be all there is; returns how many of its sources are new."""
         return self.take_list(rows, whole=False).new
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Where a row stands, as `file:line`; "" if it came from no file."""
+    return f"{row['file']}:{row['line']}" if row.get("file") else ""
 
 
 def _compare(connection: Connection, whole: bool, most_removed: float) -> ListChanges:
@@ -124,22 +131,24 @@ def _compare(connection: Connection, whole: bool, most_removed: float) -> ListCh
                 hint="Give all lists of this data folder. If they are to go, raise refresh.most_removed (0 to 1).",
             )
     if removed:
-        _note(connection, missing, "removed", at)
+        _note(connection, missing.add_columns(literal("")), "removed", at)
         connection.execute(update(SourceRow).where(SourceRow.source_id.in_(missing)).values(withheld=REMOVED))
 
+    same = source.source_id == _listed.c.source_id
     back = select(source.source_id).where(source.withheld == REMOVED, source.source_id.in_(ids))
-    if restored := _note(connection, back, "restored", at):
+    came_back = select(source.source_id, _listed.c.place).where(same, source.withheld == REMOVED)
+    if restored := _note(connection, came_back, "restored", at):
         connection.execute(update(SourceRow).where(SourceRow.source_id.in_(back)).values(withheld=""))
 
-    same = source.source_id == _listed.c.source_id
     differs = or_(*(source[name] != _listed.c[name] for name in _LABELS))
-    if relabelled := _note(connection, select(source.source_id).where(same, differs), "relabelled", at):
+    changed = select(source.source_id, _listed.c.place).where(same, differs)
+    if relabelled := _note(connection, changed, "relabelled", at):
         labels = {name: _listed.c[name] for name in _LABELS}
         connection.execute(update(SourceRow).where(same, differs).values(labels))
 
     known = select(source.source_id)
     unknown = _listed.c.source_id.not_in(known)
-    if new := _note(connection, select(_listed.c.source_id).where(unknown), "added", at):
+    if new := _note(connection, select(_listed.c.source_id, _listed.c.place).where(unknown), "added", at):
         columns = [_listed.c[name] for name in _FIELDS]
         fresh = select(*columns).where(unknown).order_by(_listed.c.position)
         connection.execute(insert(SourceRow).from_select(list(_FIELDS), fresh))
@@ -151,9 +160,10 @@ def _count(connection: Connection, ids: Select[Any]) -> int:
     return connection.scalar(select(func.count()).select_from(ids.subquery())) or 0
 
 
-def _note(connection: Connection, ids: Select[Any], kind: str, at: datetime) -> int:
-    """Records an event of each source that the query finds; returns how many they are."""
-    found = ids.subquery()
-    rows = select(found.c.source_id, literal(kind), literal(""), literal(at))
+def _note(connection: Connection, places: Select[Any], kind: str, at: datetime) -> int:
+    """Records an event of each source that the query finds, with where it stands; returns how many they are."""
+    found = places.subquery()
+    source_id, place = found.c
+    rows = select(source_id, literal(kind), place, literal(at))
     noted = insert(EventRow).from_select(["source_id", "kind", "detail", "at"], rows)
     return connection.execute(noted, execution_options={"preserve_rowcount": True}).rowcount

@@ -25,10 +25,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     web = Web({FILM: "m" * 30 + "v" * 20, "https://b.example/2.mp4": "m" * 25})
     web.replace_edges(monkeypatch)
     desk = Desk(tmp_path / "data", load_profile("nano"))
-    for url in web.videos:
-        desk.add(
-            [Source(source_id(canonical_key(url)), canonical_key(url), url, "promo", None, None, "", "list.csv", 1)]
-        )
+    for line, url in enumerate(web.videos, start=1):
+        key = canonical_key(url)
+        desk.add([Source(source_id(key), key, url, "promo", None, None, "", "list.csv", line)])
         work(desk, desk.pending())
         assert desk.release() is not None
     desk.ledger.close()
@@ -50,6 +49,7 @@ def test_why_diff_and_rebuild_say_in_words_and_in_json_what_they_found(data: str
     story = answer("why", FILM, "--data", data, "--at", "12")
     words = run("why", story["clip"]["clip_id"], "--data", data)
     assert words.splitlines()[0] == story["in_short"]
+    assert "list.csv:2, promo" in run("why", "https://b.example/2.mp4", "--data", data)
     for part in ("added", "fetch", "music", story["clip"]["codes"]["sha256"][:12], story["released"]["shard"], "█"):
         assert part in words
     assert "Not a clip: 20.0 s speech." in run("why", FILM, "--data", data, "--at", "40")

@@ -133,6 +133,16 @@ def first(ledger: Ledger, sha256: str, asking: str) -> str:
     return found.source_id
 
 
+def test_events_of_a_list_name_the_row_and_not_the_order_in_the_ledger(ledger: Ledger) -> None:
+    ledger.add_sources([source("z"), source("a", file="lists/one.csv", line=7)])
+    ledger.take_list([source("a", file="two.csv", line=2, category="late"), source("b")], whole=True)
+    ledger.take_list([source("z", file="two.csv", line=9)], whole=False)
+    told = {name: [(e.kind, e.detail) for e in ledger.record(name).events] for name in "abz"}
+    assert told["a"] == [("added", "lists/one.csv:7"), ("relabelled", "two.csv:2")]
+    assert told["b"] == [("added", "")], "it came from no file"
+    assert told["z"] == [("added", ""), ("removed", ""), ("restored", "two.csv:9")]
+
+
 def test_a_list_tells_what_is_new_changed_gone_and_back(ledger: Ledger) -> None:
     changes = ledger.take_list([source("a"), source("b"), source("c"), source("b", category="late")], whole=True)
     assert (changes.listed, changes.new) == (3, 3)

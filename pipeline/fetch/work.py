@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import FetchSettings
 from pipeline.errors import SourceError, failed
@@ -42,14 +42,14 @@ class Came:
 
     path: Path
     info: MediaInfo
-    page: dict[str, str]
+    page: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the site says of a source that it would give out."""
 
-    page: dict[str, str]
+    page: dict[str, Any]
 
 
 def carry_out(

@@ -14,6 +14,7 @@ from pipeline.errors import POLICIES
 from pipeline.ledger.hosts import HostBreakers
 from pipeline.ledger.leases import Leases
 from pipeline.ledger.lists import Lists
+from pipeline.ledger.origins import Origins
 from pipeline.ledger.records import Records
 from pipeline.ledger.releases import Releases
 from pipeline.ledger.retries import Retries, outdated
@@ -57,7 +58,9 @@ class Funnel:
         }
 
 
-class Ledger(Lists, Upstream, Takedowns, Records, Releases, Reviews, SharedStretches, Retries, HostBreakers, Leases):
+class Ledger(
+    Lists, Origins, Upstream, Takedowns, Records, Releases, Reviews, SharedStretches, Retries, HostBreakers, Leases
+):
     """All reads and writes of the ledger; safe to use from several threads and workers."""
 
     # sources

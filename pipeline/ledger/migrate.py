@@ -11,7 +11,7 @@ from sqlalchemy.sql.schema import ScalarElementColumnDefault
 from pipeline.errors import DvmsetError
 from pipeline.ledger.tables import Base, LedgerRow
 
-VERSION = 5  # raised when a table or a column is added
+VERSION = 6  # raised when a table or a column is added
 _LOCK = 0x64766D73  # "dvms": any number that nobody else locks by
 
 

@@ -55,6 +55,17 @@ class SourceRow(Base):
     added_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class ListRow(Base):
+    """A source list as it was when it was taken; another content under the same name is another row."""
+
+    __tablename__ = "lists"
+    name: Mapped[str] = mapped_column(primary_key=True)  # of the file, without its folder
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    rows: Mapped[int]
+    queries: Mapped[dict[str, Any]]  # of `discover` -> number of rows
+    at: Mapped[datetime] = mapped_column(default=now)
+
+
 class AttemptRow(Base):
     """One try of one stage on one source; never changed, never deleted (a takedown takes its message)."""
 

@@ -170,6 +170,7 @@ class Desk(Stages):
     def _release(self) -> Release | None:
         from pipeline.exhibits import exhibits
         from pipeline.process.duplicates import find_duplicates, group_sources
+        from pipeline.process.provenance import provenance
         from pipeline.release import latest_release, make_release
 
         self._clear_media()
@@ -191,19 +192,15 @@ class Desk(Stages):
         spec = self._spec(parent)
         if spec is None:
             return None
+        groups = group_sources(self.ledger, self.profile.release.shared_s)
         before, settings = (parent.id, parent.manifest["settings"]["digest"]) if parent else ("", spec.settings)
         made = make_release(
             self.store,
-            Entries(self.ledger, self.files, group_sources(self.ledger, self.profile.release.shared_s)),
+            Entries(self.ledger, self.files, groups),
             spec=spec,
             profile=self.profile,
             funnel=self.ledger.funnel().as_seconds(),
-            provenance={
-                "sources": self.ledger.states(),
-                "failed": self.ledger.errors(),
-                "survival": self.ledger.survival(),
-                "separation": self.ledger.separation(),
-            },
+            provenance=provenance(self.ledger, self.files, groups),
             exhibits=partial(exhibits, self),
             explain=reasons_since(self.ledger, before, same_settings=settings == spec.settings),
         )

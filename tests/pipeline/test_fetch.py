@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -104,6 +105,29 @@ def test_file_arrives_whole_checked_and_under_our_name(site: Site, files: Path, 
     assert (got.title, got.extractor, got.webpage_url, got.upload_date) == ("film", "generic", asked.url, "")
     assert list(tmp_path.iterdir()) == [got.path]
     assert site.count("film.mp4") == 2  # yt-dlp looks at the page, which is the file, then takes it
+
+
+def test_credits_of_the_music_come_as_the_page_states_them(site: Site, files: Path, tmp_path: Path) -> None:
+    said = {
+        "@context": "https://schema.org", "@type": "VideoObject", "name": "Advert",
+        "contentUrl": site.url("film.mp4"), "byArtist": {"name": "A\nBand"},
+    }  # fmt: skip
+    page = f'<html><script type="application/ld+json">{json.dumps(said)}</script></html>'
+    (files / "advert.html").write_text(page)
+    got = fetch(source(site.url("advert.html")), tmp_path / "advert", SETTINGS)
+    assert (got.title, got.credits, got.language) == ("Advert", {"artist": "A Band"}, "")
+    assert fetch(source(site.url("film.mp4")), tmp_path / "film", SETTINGS).credits == {}
+
+
+def test_several_names_are_one_line_and_the_language_may_be_that_of_the_sound(tmp_path: Path) -> None:
+    from pipeline.fetch.client import _Client, _page
+
+    info = {"artists": ["Ann", "Bob, the second"], "artist": "Ann, Bob", "track": "Dawn", "composers": None}
+    client = _Client(source("https://a.example/v.mp4"), tmp_path, SETTINGS, "", None)
+    client.chosen = [{"format_id": "18"}, {"format_id": "140", "language": "de"}]  # type: ignore[list-item]
+    page = _page(info, client, "https://a.example/v.mp4")
+    assert page["credits"] == {"artist": "Ann, Bob, the second", "track": "Dawn"}
+    assert page["language"] == "de"
 
 
 @pytest.mark.parametrize("path", ["page/film.mp4", "nolength/film.mp4", "redirect?to=/film.mp4"])

@@ -4,3 +4,4 @@ Importing this package loads nothing heavy; each room imports the library it sta
 """
 
 __version__ = "0.1.0"
+DEFAULT_PROFILE = "dvmset"  # of every command and flow

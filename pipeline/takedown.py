@@ -7,24 +7,29 @@ finishes it: tombstones, releases, files, rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import ReleaseSettings
 from pipeline.errors import DvmsetError
 from pipeline.fingerprint import forget
 from pipeline.ledger import Ledger, MediaRow, SourceRow, now
 from pipeline.process import RELEASE, Worker
-from pipeline.release import release_without, releases_with
+from pipeline.process.duplicates import group_sources
+from pipeline.process.provenance import figures
+from pipeline.rebuild import FOLDER as REBUILT
+from pipeline.release import Wanted, release_without, releases_with
 from pipeline.release.files import FOLDER
 from pipeline.sources import Source, canonical_key, iter_list
 from pipeline.storage import Store, digest
 
 RECEIPTS = "takedowns"
 LEASE_S = 120.0  # of a takedown that dies
-_KEPT = (FOLDER, RECEIPTS)  # folders whose files are not named after a source
+_KEPT = (FOLDER, REBUILT, RECEIPTS)  # folders whose files are not named after a source
 
 
 @dataclass(frozen=True)
@@ -110,25 +115,27 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
     """Does it. The data folder's lock is held, and the leases on its sources and on releases.
 
     Args:
-        purge: older releases that hold rows of the sources are deleted as a whole.
+        purge: older and rebuilt releases that hold rows of the sources, or name them, are deleted as a whole.
 
     Returns:
         The receipt, as it lies in `takedowns/`.
 
     Raises:
-        ShardError: a shard of the newest release is missing or damaged; nothing but the tombstones is there yet.
+        ShardError: a file of a release is missing or damaged; nothing but the tombstones is there yet.
     """
     ids = plan.source_ids
     digests = [media.sha256 for _, media in plan.found if media]
     tombstones = ledger.bury(plan.keys, digests, plan.channel)
-    before = releases_with(store, ids)
-    without = release_without(store, ids)
+    wanted = Wanted(frozenset(ids), frozenset(plan.keys))
+    found = releases_with(store, wanted) | releases_with(store, wanted, f"{REBUILT}/{FOLDER}")
+    without = release_without(store, wanted, figures=partial(_figures, ledger), funnel=ledger.funnel().as_seconds())
     made = without.release
     if made and made.changed:
         ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
-    purged = before if purge else []
-    for name in purged:
-        store.remove(f"{FOLDER}/{name}")
+    older = {path: files for path, files in found.items() if made is None or path != f"{FOLDER}/{made.id}"}
+    if purge:
+        for path in older:
+            store.remove(path)
     files, size = _remove_files(store, ids)
     forget(store, ids)
     receipt: dict[str, Any] = {
@@ -147,8 +154,9 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
             "clips_removed": without.clips,
             "seconds_removed": without.seconds,
             "shards_rewritten": list(without.rewritten),
+            "files_renewed": list(without.renewed),
         },
-        "older_releases": {"purged": purged, "still_hold_rows": [] if purge else before},
+        "older_releases": {"purged": sorted(older) if purge else [], "still_hold": {} if purge else older},
         "rows": ledger.erase(ids),
         "tombstones": [{"kind": kind, "value": value} for kind, value in tombstones],
     }
@@ -161,6 +169,12 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
 def is_genuine(receipt: dict[str, Any]) -> bool:
     """Whether a receipt, as read from its file, is as it was written."""
     return receipt.get("digest") == digest({key: value for key, value in receipt.items() if key != "digest"})
+
+
+def _figures(ledger: Ledger, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of a release says of the sources, now that some are on their way out."""
+    settings = ReleaseSettings.model_validate(manifest["settings"]["values"]["release"])
+    return figures(ledger, settings, group_sources(ledger, settings.shared_s))
 
 
 def _describe(source: SourceRow, media: MediaRow | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from flows.cli.shared import (
     reported,
     terminal,
 )
+from pipeline import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +37,7 @@ def refresh(
     lists: Annotated[list[Path], typer.Argument(help="All source lists of the data folder.")],
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of Prefect and of every stage.")] = False,
@@ -102,7 +103,7 @@ def takedown(
     channel: Annotated[str, typer.Option("--channel", help="All videos of a channel, by its name.")] = "",
     lists: Annotated[list[Path], typer.Option("--list", help="Every video of a source list. May be repeated.")] = [],  # noqa: B006
     purge: Annotated[
-        bool, typer.Option("--purge-releases", help="Delete older releases that hold rows of it.")
+        bool, typer.Option("--purge-releases", help="Delete older releases that hold rows of it or name it.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     as_json: JsonOption = False,
@@ -133,13 +134,16 @@ def takedown(
             return
         made, older = receipt["release"], receipt["older_releases"]
         console.print(f"removed  {receipt['files']['count']} files, {receipt['files']['bytes'] / 1e6:.1f} MB")
-        console.print(f"release  {made['id']}: {made['clips_removed']} clips, {made['seconds_removed']:.1f} s less")
+        if made["id"]:
+            console.print(f"release  {made['id']}: {made['clips_removed']} clips, {made['seconds_removed']:.1f} s less")
+        if made["files_renewed"]:
+            console.print(f"         made anew without it: {', '.join(made['files_renewed'])}", highlight=False)
         if older["purged"]:
-            console.print(f"purged   {', '.join(older['purged'])}")
-        if older["still_hold_rows"]:
-            console.print(
-                f"[yellow]still held[/] by {', '.join(older['still_hold_rows'])}: --purge-releases deletes them"
-            )
+            console.print(f"purged   {', '.join(older['purged'])}", highlight=False)
+        for path, files in older["still_hold"].items():
+            console.print(f"[yellow]still in[/] {path} ({', '.join(files)})", highlight=False, soft_wrap=True)
+        if older["still_hold"]:
+            console.print("         --purge-releases deletes these releases")
         console.print(f"receipt  {receipt['path']}", highlight=False, soft_wrap=True)
 
 
@@ -149,7 +153,7 @@ def serve(
     timezone: Annotated[str, typer.Option("--timezone", help="Of --cron, e.g. Europe/Berlin.")] = "UTC",
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Refresh on a schedule until Ctrl-C, with nothing else to set up: Prefect's server runs beside it.

@@ -314,13 +314,16 @@ class Ledger(
     def separation(self) -> dict[str, float]:
         """Seconds of sound that were `heard`, `separated`, and `avoided`: heard to be no music before separation."""
         sums = (func.coalesce(func.sum(MediaRow.details[n].as_integer()), 0) for n in ("heard_ms", "separated_ms"))
+        stays = select(SourceRow.source_id).where(SourceRow.withheld != TAKEN_DOWN)
         with self.session() as session:
-            heard, separated = map(int, session.execute(select(*sums)).one())
+            query = select(*sums).where(MediaRow.source_id.in_(stays))
+            heard, separated = map(int, session.execute(query).one())
         return {"heard": heard / 1000, "separated": separated / 1000, "avoided": (heard - separated) / 1000}
 
     def states(self) -> dict[str, int]:
-        """Number of sources by state, withheld ones by why they are."""
-        return self._count(case((SourceRow.withheld != "", SourceRow.withheld), else_=SourceRow.state))
+        """Number of sources by state, withheld ones by why they are; those on their way out count no more."""
+        state = case((SourceRow.withheld != "", SourceRow.withheld), else_=SourceRow.state)
+        return self._count(state, SourceRow.withheld != TAKEN_DOWN)
 
     def errors(self) -> dict[str, int]:
         """Number of failed sources by error class."""

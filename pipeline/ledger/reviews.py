@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from pipeline.ledger.core import Core
-from pipeline.ledger.tables import EventRow, MediaRow, ReviewRow, SourceRow
+from pipeline.ledger.tables import TAKEN_DOWN, EventRow, MediaRow, ReviewRow, SourceRow
 
 UNDO = "undo"
 REVIEWED = "reviewed"  # the kind of the event
@@ -34,7 +34,7 @@ class Reviews(Core):
             return last
 
     def reviews(self, source_id: str = "") -> Sequence[ReviewRow]:
-        """The words that stand, on media as it is now, oldest first.
+        """The words that stand, on media as it is now, oldest first; none on sources that are on their way out.
 
         Args:
             source_id: asks for this source alone.
@@ -43,6 +43,7 @@ class Reviews(Core):
             select(ReviewRow)
             .join(MediaRow, (MediaRow.source_id == ReviewRow.source_id) & (MediaRow.sha256 == ReviewRow.sha256))
             .where(*_stands())
+            .where(ReviewRow.source_id.not_in(select(SourceRow.source_id).where(SourceRow.withheld == TAKEN_DOWN)))
             .order_by(ReviewRow.id)
         )
         if source_id:

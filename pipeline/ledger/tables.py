@@ -86,7 +86,7 @@ class EventRow(Base):
     """Something that happened to a source from outside; never changed, never deleted.
 
     `kind` is one of added, relabelled, removed, restored (by a list), gone, returned, changed (upstream), reviewed (by
-    a person), taken_down.
+    a person), taken_down. `detail` is the row of the list as `file:line`, or the class of what is gone.
     """
 
     __tablename__ = "events"

@@ -14,6 +14,7 @@ from pipeline.ledger.tables import (
     DUPLICATE,
     GONE,
     OUTDATED,
+    TAKEN_DOWN,
     AttemptRow,
     EventRow,
     MediaRow,
@@ -126,7 +127,7 @@ class Upstream(Core):
         """Number of sources and seconds of their fetched media by what became of them.
 
         Classes: `alive` (ready, and there when last asked), `gone: CLASS` (ready, and refused since), `failed: CLASS`
-        (not usable), `pending`, and the reasons of `SourceRow.withheld`.
+        (not usable), `pending`, and the reasons of `SourceRow.withheld`; those on their way out count no more.
         """
         gone = func.coalesce(UpstreamRow.gone, "")
         fate = case(
@@ -142,6 +143,7 @@ class Upstream(Core):
             .select_from(SourceRow)
             .outerjoin(UpstreamRow, UpstreamRow.source_id == SourceRow.source_id)
             .outerjoin(MediaRow, MediaRow.source_id == SourceRow.source_id)
+            .where(SourceRow.withheld != TAKEN_DOWN)
             .group_by(fate)
             .order_by(fate)
         )

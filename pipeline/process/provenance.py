@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.config import PROFILES, Profile, load_profile, names_in
+from pipeline.config import PROFILES, Profile, ReleaseSettings, load_profile, names_in
 from pipeline.errors import DvmsetError
 from pipeline.ledger import Ledger
 from pipeline.process.duplicates import counts
@@ -49,16 +49,19 @@ def provenance(ledger: Ledger, artefacts: Artefacts, groups: Mapping[str, str]) 
         groups: of every source; see `duplicates.group_sources`.
     """
     profile = artefacts.profile
+    said = {"command": build_command(profile), "lists": _lists(ledger), "models": _listeners(profile)}
+    return said | figures(ledger, profile.release, groups)
+
+
+def figures(ledger: Ledger, settings: ReleaseSettings, groups: Mapping[str, str]) -> dict[str, Any]:
+    """The part of it that counts sources; those on their way out count no more."""
     return {
-        "command": build_command(profile),
-        "lists": _lists(ledger),
         "sources": ledger.states(),
         "failed": ledger.errors(),
         "survival": ledger.survival(),
         "separation": ledger.separation(),
-        "duplicates": counts(ledger, profile.release, groups),
+        "duplicates": counts(ledger, settings, groups),
         "agreement": _agreement(ledger),
-        "models": _listeners(profile),
     }
 
 

@@ -14,13 +14,15 @@ a hash over the content keys of its clips: a bucket whose key the parent has as 
 from pipeline.release.diff import Change, Explain
 from pipeline.release.files import Release, latest_release
 from pipeline.release.make import Entry, bucket_of, make_release, shard_name, split_of
-from pipeline.release.without import Without, release_without, releases_with
+from pipeline.release.traces import Wanted, releases_with
+from pipeline.release.without import Without, release_without
 
 __all__ = [
     "Change",
     "Entry",
     "Explain",
     "Release",
+    "Wanted",
     "Without",
     "bucket_of",
     "latest_release",

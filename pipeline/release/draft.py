@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pipeline.card import render_faces
-from pipeline.release.diff import CHANGES, Explain, compare, write_changes
+from pipeline.release.diff import CHANGES, Change, Explain, compare, read_changes, write_changes
 from pipeline.release.files import FOLDER, LATEST, PREVIEW, SOURCES, Release, intact, is_whole, publish, read_release
-from pipeline.release.manifest import Tally, make_manifest
+from pipeline.release.manifest import Tally, make_manifest, with_faces
 from pipeline.release.preview import PREVIEW_ROWS, write_preview
 from pipeline.release.statistics import Stated, Statistics
+from pipeline.release.traces import Wanted
 from pipeline.shards import Row, Shard, Spec, write_shard
 from pipeline.shards.validator import MANIFEST, release_digest, release_id
 from pipeline.storage import TEMPORARY, Store, file_digest
@@ -38,6 +40,7 @@ class Draft:
         self.shards: list[dict[str, Any]] = []
         self.taken: dict[str, str] = {}  # names within the store, by file name
         self.listed: dict[str, Any] | None = None
+        self.files: dict[str, dict[str, Any]] = {}  # beside the shards: bytes and sha256, by name
 
     def take(self, name: str) -> None:
         """Takes a shard over from the parent, byte for byte."""
@@ -80,7 +83,8 @@ class Draft:
                 for source in sources:
                     stated.add(source)
                     file.write(json.dumps(source, ensure_ascii=False) + "\n")
-            self.listed = {"name": SOURCES, "sha256": file_digest(path), **stated.as_dict()}
+            self.files[SOURCES] = _facts(path)
+            self.listed = {"name": SOURCES, "sha256": self.files[SOURCES]["sha256"], **stated.as_dict()}
 
     def publish(
         self,
@@ -90,6 +94,7 @@ class Draft:
         provenance: dict[str, Any],
         explain: Explain,
         exhibits: Exhibits | None = None,
+        without: Wanted | None = None,
     ) -> Release:
         """Makes the release appear, whole, and be the newest one.
 
@@ -97,31 +102,35 @@ class Draft:
             spec: of all shards.
             settings: profile, digest and values, for the manifest.
             funnel, provenance, explain, exhibits: as of `make_release`.
+            without: sources that no file of it may name: one of the same shards that is there is made anew.
 
         Returns:
-            The release; `changed` is False if it is the parent, mended.
+            The release; `changed` is False if it is the parent, mended or made anew.
         """
         store, parent = self.store, self.parent
         name = release_id(release_digest((entry["sha256"] for entry in self.shards), spec.settings))
-        mended = parent is not None and parent.id == name
-        before = parent.manifest["parent"] if parent and mended else parent.id if parent else None
-        summary = None if parent is None else parent.manifest.get("diff") if mended else self._compare(parent, explain)
-        if not is_whole(store, name):
+        is_parent, whole = parent is not None and parent.id == name, is_whole(store, name)
+        kept = parent if is_parent else read_release(store, name) if without and whole else None
+        if kept:  # its place in the line of releases
+            before, summary = kept.manifest["parent"], self._take_changes(kept, without)
+        else:
+            before = parent.id if parent else None
+            summary = self._compare(parent, explain) if parent else None
+        if without or not whole:
+            self._preview()
             provenance = {**provenance, "list": self.listed}
-            files = {PREVIEW: self._preview()}
-            manifest = make_manifest(name, before, self.shards, spec, settings, funnel, provenance, summary, files)
+            plain = make_manifest(name, before, self.shards, spec, settings, funnel, provenance, summary, self.files)
+            manifest, faces = with_faces(plain, render_faces(plain, exhibits() if exhibits else None))
             store.write_text(f"{self.stage}/{MANIFEST}", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-            for face, text in render_faces(manifest, exhibits() if exhibits else None).items():
+            for face, text in faces.items():
                 store.write_text(f"{self.stage}/{face}", text)
-            if mended and store.exists(self._of_parent(CHANGES)):
-                self.taken[CHANGES] = self._of_parent(CHANGES)
             publish(store, self.stage, f"{FOLDER}/{name}", self.taken)
         store.remove(self.stage)
         store.write_text(LATEST, name + "\n")
-        return replace(read_release(store, name), changed=not mended, diff=summary)
+        return replace(read_release(store, name), changed=not is_parent, diff=summary)
 
-    def _preview(self) -> dict[str, Any]:
-        """Writes the first rows, without their arrays, for whoever only wants to look; returns size and digest."""
+    def _preview(self) -> None:
+        """Writes the first rows, without their arrays, for whoever only wants to look."""
         rows: list[dict[str, Any]] = []
         for entry in self.shards:
             if entry["rows"] and len(rows) < PREVIEW_ROWS:
@@ -130,7 +139,7 @@ class Draft:
                     rows += islice(Shard(path), PREVIEW_ROWS - len(rows))
         with self.store.write(f"{self.stage}/{PREVIEW}") as file:
             write_preview(file, rows)
-            return {"rows": len(rows), "bytes": file.stat().st_size, "sha256": file_digest(file)}
+            self.files[PREVIEW] = {"rows": len(rows), **_facts(file)}
 
     def _compare(self, parent: Release, explain: Explain) -> dict[str, Any]:
         """Writes down what changed; returns the summary."""
@@ -138,9 +147,33 @@ class Draft:
         old = (store.read(self._of_parent(name)) for name in self.known if name not in self.taken)
         written = (entry["name"] for entry in self.shards if entry["name"] not in self.taken)
         new = (store.read(f"{self.stage}/{name}") for name in written)
-        with store.write(f"{self.stage}/{CHANGES}") as file:
-            return write_changes(file, parent.id, compare(old, new, explain))
+        return self._write_changes(parent.id, compare(old, new, explain))
+
+    def _take_changes(self, release: Release, without: Wanted | None) -> dict[str, Any] | None:
+        """Takes over what a release changed, but for what is said of some sources; returns the summary.
+
+        A file that is missing or damaged is left out.
+        """
+        summary, name = release.manifest.get("diff"), f"{FOLDER}/{release.id}/{CHANGES}"
+        if summary is None or not self.store.exists(name):
+            return summary
+        try:
+            with self.store.read(name) as path, path.open(encoding="utf-8") as lines:
+                left = ((c, why) for c, why in read_changes(lines) if not (without and without.is_change(c, why)))
+                return self._write_changes(summary["parent"], left)
+        except (ValueError, KeyError, TypeError):
+            return dict(summary)
+
+    def _write_changes(self, parent: str, changes: Iterable[tuple[Change, str]]) -> dict[str, Any]:
+        with self.store.write(f"{self.stage}/{CHANGES}") as file:
+            summary = write_changes(file, parent, changes)
+            self.files[CHANGES] = _facts(file)
+        return summary
 
     def _of_parent(self, name: str) -> str:
         assert self.parent is not None
         return f"{FOLDER}/{self.parent.id}/{name}"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}

@@ -49,6 +49,11 @@ class Release:
         """Their length."""
         return sum(round(split["seconds"] * 1000) for split in self.counts.values()) / 1000
 
+    @property
+    def record(self) -> tuple[str, str, str, int, float]:
+        """What the ledger records of it: id, digest, parent, clips, seconds."""
+        return self.id, self.digest, self.manifest["parent"] or "", self.clips, self.seconds
+
 
 def latest_release(store: Store) -> Release | None:
     """The newest release of a data folder, if there is one.
@@ -62,13 +67,13 @@ def latest_release(store: Store) -> Release | None:
     return read_release(store, name) if store.exists(f"{FOLDER}/{name}/{MANIFEST}") else None
 
 
-def read_release(store: Store, name: str) -> Release:
+def read_release(store: Store, name: str, folder: str = FOLDER) -> Release:
     """The release of that id.
 
     Raises:
         ShardError: its manifest is damaged.
     """
-    path = f"{FOLDER}/{name}"
+    path = f"{folder}/{name}"
     try:
         manifest = json.loads(store.read_text(f"{path}/{MANIFEST}"))
         release = release_digest((entry["sha256"] for entry in manifest["shards"]), manifest["settings"]["digest"])
@@ -81,9 +86,19 @@ def read_release(store: Store, name: str) -> Release:
 
 
 def read_sources(store: Store, release: Release) -> Iterator[dict[str, Any]]:
-    """Where the clips of a release come from, source by source in list order."""
-    with store.read(f"{FOLDER}/{release.id}/{SOURCES}") as path, path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    """Where the clips of a release come from, source by source in list order.
+
+    Raises:
+        ShardError: the list is missing or damaged.
+    """
+    try:
+        with store.read(f"{FOLDER}/{release.id}/{SOURCES}") as path, path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"The list of sources of {release.path} can't be read: {error}.",
+            hint="`dvmset validate` names all that is wrong with it; `dvmset release` makes a missing release anew.",
+        ) from error
 
 
 def publish(store: Store, stage: str, target: str, taken: dict[str, str]) -> None:

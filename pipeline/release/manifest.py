@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.card import FACES
 from pipeline.errors import ShardError
+from pipeline.faces import said
 from pipeline.release.statistics import Statistics, summed
 from pipeline.shards import COLUMNS, SCHEMA_VERSION, SPLITS, Model, Row, Spec
 from pipeline.shards.schema import NULLABLE
@@ -48,7 +48,7 @@ def make_manifest(
         shards: an entry per file: name, split, `Tally.counts`, bytes, sha256, key.
         settings: name of the profile, digest, values.
         diff: what changed since the parent, `Diff.summary`; None for the first release.
-        files: bytes and sha256 of files beside the shards; those of `card.FACES` are made from the manifest.
+        files: bytes and sha256 of files beside the shards; the faces, which are made from this, come by `with_faces`.
     """
     manifest: dict[str, Any] = {
         "manifest_version": MANIFEST_VERSION,
@@ -59,7 +59,7 @@ def make_manifest(
         "splits": {split: _totals([s for s in shards if s["split"] == split]) for split in SPLITS},
         "shards": shards,
         "files": files or {},
-        "faces": list(FACES) if files else [],
+        "faces": {},
         "statistics": summed(shards),
         "columns": _columns(spec),
         "models": {room: _describe(model) for room, model in spec.models.items()},
@@ -71,6 +71,20 @@ def make_manifest(
         "git": _git(),
     }
     return {**manifest, "digest": digest(manifest)}
+
+
+def with_faces(manifest: dict[str, Any], faces: dict[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The manifest with a digest of what each of its faces says, and the faces with the manifest's new digest.
+
+    Args:
+        manifest: as `make_manifest` gives it.
+        faces: the texts that were made from it, by name.
+    """
+    before = manifest["digest"]
+    noted = {**manifest, "faces": {name: said(text, before) for name, text in faces.items()}}
+    after = noted["digest"] = digest({key: value for key, value in noted.items() if key != "digest"})
+    named = {name: text.replace(before, after).replace(before[:12], after[:12]) for name, text in faces.items()}
+    return noted, named
 
 
 def check_funnel(funnel: dict[str, Any]) -> None:

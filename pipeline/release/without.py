@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.ledger import TAKEN_DOWN
 from pipeline.release.diff import Change
 from pipeline.release.draft import Draft
-from pipeline.release.files import FOLDER, Release, latest_release, read_release, read_sources, remove_leftovers
+from pipeline.release.files import FOLDER, Release, latest_release, read_sources, remove_leftovers
 from pipeline.release.manifest import check_funnel
+from pipeline.release.traces import TAKEN, Wanted, rows_ms, traces
 from pipeline.shards import Row, Shard
-from pipeline.shards.validator import MANIFEST
 from pipeline.storage import Store
+
+# Of the parent's provenance, what doesn't count sources.
+_STAYS = ("command", "lists", "models", "rebuilt_from", "sources_missing")
 
 
 @dataclass(frozen=True)
@@ -22,91 +25,86 @@ class Without:
 
     Attributes:
         release: the newest release now; None if there is none.
-        clips, seconds: what it lost; 0 if it held nothing of the sources.
+        clips, seconds: what it lost; 0 if it held no row of the sources.
         rewritten: names of the shards that were touched.
+        renewed: names of its other files that named one of the sources, and were made anew.
     """
 
     release: Release | None
     clips: int = 0
     seconds: float = 0.0
     rewritten: tuple[str, ...] = ()
+    renewed: tuple[str, ...] = ()
 
 
-def release_without(store: Store, source_ids: Collection[str]) -> Without:
+def release_without(
+    store: Store,
+    wanted: Wanted,
+    *,
+    figures: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    funnel: Mapping[str, Any] | None = None,
+) -> Without:
     """Makes a release that is the newest one without some sources; their seconds become taken down in its funnel.
 
-    Shards that hold nothing of them are taken over. If no shard does, no release is made.
+    Shards that hold nothing of them are taken over. If no shard does, but another file names one of them (the report
+    shows stretches that were dropped), the release keeps its id and its place in the line, and all but the shards is
+    made anew. If nothing does, nothing is done.
+
+    Args:
+        figures: gives, from the manifest, what the ledger says of the sources now: it takes the place of what the
+            parent's provenance says of them.
+        funnel: the ledger's, taken if it keeps just what the release does; else the parent's goes on.
 
     Raises:
-        ShardError: a shard of the newest release is missing or damaged.
+        ShardError: a shard or list of the newest release is missing or damaged.
     """
     remove_leftovers(store)
     parent = latest_release(store)
     if parent is None:
         return Without(None)
-    lost = {
-        e["name"]: _lost_ms(store, f"{FOLDER}/{parent.id}/{e['name']}", source_ids) for e in parent.manifest["shards"]
-    }
+    manifest, place = parent.manifest, f"{FOLDER}/{parent.id}"
+    lost = {entry["name"]: rows_ms(store, f"{place}/{entry['name']}", wanted) for entry in manifest["shards"]}
     touched = {name: lengths for name, lengths in lost.items() if lengths}
-    if not touched:
+    renewed = tuple(name for name in traces(store, parent.id, wanted) if name not in touched)
+    if not touched and not renewed:
         return Without(parent)
     draft = Draft(store, parent)
-    for entry in parent.manifest["shards"]:
+    for entry in manifest["shards"]:
         name = entry["name"]
         if name not in touched:
             draft.take(name)
             continue
-        with store.read(f"{FOLDER}/{parent.id}/{name}") as path:
+        with store.read(f"{place}/{name}") as path:
             shard = Shard(path)
-            spec = shard.spec
             # Without a key the next release that is made from the features writes it anew, to the same bytes.
-            draft.write(name, entry["split"], "", _left(shard, source_ids), spec)
-    if parent.manifest["provenance"].get("list"):  # else it was made before releases listed their sources
-        draft.list_sources(row for row in read_sources(store, parent) if row["source_id"] not in source_ids)
+            draft.write(name, entry["split"], "", _left(shard, wanted), shard.spec)
+    with store.read(f"{place}/{manifest['shards'][0]['name']}") as path:
+        spec = Shard(path).spec
+    if manifest["provenance"].get("list"):  # else it was made before releases listed their sources
+        listed = read_sources(store, parent)
+        draft.list_sources(row for row in listed if not wanted.is_source(row["source_id"], row.get("key", "")))
     clips = sum(map(len, touched.values()))
     lost_ms = sum(map(sum, touched.values()))
-    funnel = _funnel(parent.manifest["funnel"], lost_ms)
-    check_funnel(funnel)
-    manifest = parent.manifest
-    release = draft.publish(spec, manifest["settings"], funnel, manifest["provenance"], _taken_down)
-    return Without(release, clips, lost_ms / 1000, tuple(touched))
+    left = _funnel(manifest["funnel"], lost_ms, funnel)
+    check_funnel(left)
+    provenance = {name: said for name, said in manifest["provenance"].items() if name in _STAYS} | {**figures(manifest)}
+    release = draft.publish(spec, manifest["settings"], left, provenance, _taken_down, without=wanted)
+    return Without(release, clips, lost_ms / 1000, tuple(touched), renewed)
 
 
-def releases_with(store: Store, source_ids: Collection[str]) -> list[str]:
-    """Ids of all releases that hold a row of one of the sources, the newest one among them if it does."""
-    found = []
-    for name in store.names(FOLDER):
-        folder = f"{FOLDER}/{name}"
-        if not store.exists(f"{folder}/{MANIFEST}"):
-            continue
-        shards = [entry["name"] for entry in read_release(store, name).manifest["shards"]]
-        there = (f"{folder}/{shard}" for shard in shards if store.exists(f"{folder}/{shard}"))
-        if any(_lost_ms(store, shard, source_ids) for shard in there):
-            found.append(name)
-    return found
+def _left(shard: Shard, wanted: Wanted) -> Iterator[Row]:
+    return (Row(**row) for row in shard if not wanted.is_source(row["source_id"], row["url"]))
 
 
-def _lost_ms(store: Store, name: str, source_ids: Collection[str]) -> list[int]:
-    """Lengths of the clips of a shard that are of the sources."""
-    lengths = []
-    with store.read(name) as path:
-        shard = Shard(path)
-        for group in range(shard.row_groups):
-            for row in shard.read(group, ["source_id", "start_s", "end_s"]):
-                if row["source_id"] in source_ids:
-                    lengths.append(round(row["end_s"] * 1000) - round(row["start_s"] * 1000))
-    return lengths
-
-
-def _left(shard: Shard, source_ids: Collection[str]) -> Iterator[Row]:
-    return (Row(**row) for row in shard if row["source_id"] not in source_ids)
-
-
-def _funnel(funnel: dict[str, Any], lost_ms: int) -> dict[str, Any]:
+def _funnel(funnel: Mapping[str, Any], lost_ms: int, now: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept_ms = round(funnel["kept"] * 1000) - lost_ms
+    if now is not None and round(now["kept"] * 1000) == kept_ms:
+        return dict(now)
     dropped = dict(funnel["dropped"])
-    dropped[TAKEN_DOWN] = (round(dropped.get(TAKEN_DOWN, 0) * 1000) + lost_ms) / 1000
-    return {**funnel, "kept": (round(funnel["kept"] * 1000) - lost_ms) / 1000, "dropped": dropped}
+    if lost_ms:
+        dropped[TAKEN_DOWN] = (round(dropped.get(TAKEN_DOWN, 0) * 1000) + lost_ms) / 1000
+    return {**funnel, "kept": kept_ms / 1000, "dropped": dropped}
 
 
 def _taken_down(changes: Sequence[Change]) -> Mapping[str, str]:
-    return {change.clip_id: "taken down" for change in changes}
+    return {change.clip_id: TAKEN for change in changes}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ShardError
+from pipeline.faces import said
 from pipeline.shards.reader import Shard
 from pipeline.shards.schema import SCHEMA_VERSION, Spec, row_problems
 from pipeline.storage import digest, file_digest, local_folder
@@ -129,7 +130,9 @@ class _Facts:
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if missing := {f"{key} of a shard" for entry in manifest["shards"] for key in SHARD_KEYS if key not in entry}:
+        missing = {f"{key} of a shard" for entry in manifest["shards"] for key in SHARD_KEYS if key not in entry}
+        missing |= {f"sha256 of {name}" for name, entry in manifest.get("files", {}).items() if "sha256" not in entry}
+        if missing:
             raise KeyError(", ".join(sorted(missing)))
         stated, settings = manifest["digest"], manifest["settings"]["digest"]
     except FileNotFoundError:
@@ -181,7 +184,7 @@ def _check_shard(path: Path, entry: dict[str, Any] | None) -> _Facts:
 
 
 def _file_problems(path: Path, entry: dict[str, Any]) -> Iterator[str]:
-    if (size := path.stat().st_size) != entry["bytes"]:
+    if "bytes" in entry and (size := path.stat().st_size) != entry["bytes"]:
         yield f"has {size} bytes; the manifest says {entry['bytes']}"
     elif (sha256 := file_digest(path)) != entry["sha256"]:
         yield f"has SHA-256 {sha256[:12]}...; the manifest says {entry['sha256'][:12]}..."
@@ -232,16 +235,24 @@ def _check_across(shards: list[_Facts]) -> Iterator[Problem]:
 
 def _check_others(folder: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
     """What lies beside the shards: files with their digests, and those that were made from the manifest."""
-    for name, entry in manifest.get("files", {}).items():
+    files = dict(manifest.get("files", {}))
+    if listed := manifest.get("provenance", {}).get("list"):  # older releases have its digest nowhere else
+        files.setdefault(listed["name"], listed)
+    for name, entry in files.items():
         if not (folder / name).is_file():
             yield Problem(name, "is in the manifest, but not in the folder")
         else:
             yield from (Problem(name, why) for why in _file_problems(folder / name, entry))
-    for name in manifest.get("faces", []):
+    faces = manifest.get("faces", {})
+    for name in faces:
         if not (folder / name).is_file():
             yield Problem(name, "is in the manifest, but not in the folder")
-        elif manifest["digest"] not in (folder / name).read_text(encoding="utf-8"):
+            continue
+        text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        if manifest["digest"] not in text:
             yield Problem(name, "was made from another manifest than the one beside it, so its figures may be others")
+        elif isinstance(faces, dict) and said(text, manifest["digest"]) != faces[name]:
+            yield Problem(name, "has been changed since it was made from the manifest")
 
 
 def _check_totals(manifest: dict[str, Any]) -> Iterator[Problem]:

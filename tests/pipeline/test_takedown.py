@@ -14,7 +14,11 @@ from pipeline.config import load_profile
 from pipeline.errors import DvmsetError
 from pipeline.fingerprint.catalogue import KINDS, Catalogue, source_of
 from pipeline.process import Desk
+from pipeline.process.duplicates import group_sources
+from pipeline.process.provenance import figures
+from pipeline.rebuild import rebuild
 from pipeline.refresh import look_around
+from pipeline.release import Wanted, releases_with
 from pipeline.shards import Shard, validate
 from pipeline.takedown import Request, is_genuine, plan_takedown, take_down
 from tests.world import Web, work
@@ -159,12 +163,82 @@ def test_older_releases_are_named_or_purged(desk: Desk, web: Web) -> None:
     releases = Path(desk.store.path("releases"))
     first = desk.store.read_text("releases/latest").strip()
     receipt = down(desk, urls=(url("a"),))
-    assert receipt["older_releases"] == {"purged": [], "still_hold_rows": [first]}
+    older = receipt["older_releases"]
+    assert (older["purged"], list(older["still_hold"])) == ([], [f"releases/{first}"])
+    assert "sources.jsonl" in older["still_hold"][f"releases/{first}"]
     second = receipt["release"]["id"]
     receipt = down(desk, urls=(url("b"),), purge=True)
-    assert receipt["older_releases"] == {"purged": sorted([first, second]), "still_hold_rows": []}
+    purged = sorted(f"releases/{name}" for name in (first, second))
+    assert receipt["older_releases"] == {"purged": purged, "still_hold": {}}
     assert [path.name for path in releases.iterdir() if path.is_dir()] == [receipt["release"]["id"]]
     assert released(desk) == {url(name) for name in "cde"}
+
+
+def test_a_source_without_a_clip_leaves_every_page_and_list_of_the_release_which_keeps_its_id(
+    tmp_path: Path, web: Web
+) -> None:
+    desk = Desk(tmp_path / "pages", PROFILE)
+    web.videos |= {url("talk"): "v" * 40, url("turned"): "m" * 30}
+    refresh(desk, web, "a", "talk", "turned")
+    first = desk.store.read_text("releases/latest").strip()
+    web.videos[url("turned")] = "v" * 33  # so that the next release tells that its clip went
+    refresh(desk, web, "a", "talk", "turned")
+    newest = desk.store.read_text("releases/latest").strip()
+    talk, turned = id_of(desk, "talk"), id_of(desk, "turned")
+    words = [url("talk"), url("turned"), talk, turned]
+    place = Path(desk.store.path(f"releases/{newest}"))
+    assert turned in (place / "changes.jsonl").read_text() and url("talk") in (place / "report.html").read_text()
+    rebuild(place.with_name(first), desk.store.root)
+
+    receipt = down(desk, source_ids=(talk, turned), purge=True)
+    assert receipt["release"]["id"] == newest
+    assert receipt["release"]["files_renewed"] == ["changes.jsonl", "report.html"]
+    assert (receipt["release"]["clips_removed"], receipt["release"]["shards_rewritten"]) == (0, [])
+    assert receipt["older_releases"]["purged"] == [f"rebuilt/releases/{first}", f"releases/{first}"]
+    assert {path.name for path in place.parent.iterdir()} == {newest, "latest"}
+    texts = {path: path.read_bytes().decode(errors="replace") for path in place.rglob("*") if path.is_file()}
+    assert [(path.name, word) for path, text in texts.items() for word in words if word in text] == []
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert manifest["parent"] == manifest["diff"]["parent"] == first
+    assert manifest["diff"]["removed"]["clips"] == 0
+    assert validate(place).problems == ()
+    again = desk.release()
+    assert again and (again.id, again.changed) == (newest, False)
+    desk.ledger.close()
+
+
+@pytest.mark.parametrize("name", ["b", "talk"])
+def test_the_card_says_what_the_ledger_says_afterwards(tmp_path: Path, web: Web, name: str) -> None:
+    desk = Desk(tmp_path / "card", PROFILE)
+    web.videos[url("talk")] = "v" * 40
+    refresh(desk, web, *"abc", "talk", "dead")
+    receipt = down(desk, urls=(url(name),))
+    place = Path(desk.store.path(f"releases/{receipt['release']['id']}"))
+    manifest, card = json.loads((place / "manifest.json").read_text()), (place / "README.md").read_text()
+    ledger = desk.ledger
+    now = figures(ledger, PROFILE.release, group_sources(ledger, PROFILE.release.shared_s))
+    assert {name: manifest["provenance"][name] for name in now} == now
+    assert now["sources"] == {"failed": 1, "ready": 3}
+    assert manifest["provenance"]["command"].startswith("dvmset build")
+    assert manifest["funnel"] == ledger.funnel().as_seconds()
+    assert manifest["funnel"]["dropped"]["taken_down"] == (40.0 if name == "talk" else 26.0)
+    assert f"| alive | 3 | {ledger.survival()['alive']['seconds']:,.3f} |" in card
+    ledger.close()
+
+
+def test_pages_of_older_releases_are_named_by_their_files(tmp_path: Path, web: Web) -> None:
+    desk = Desk(tmp_path / "older", PROFILE)
+    refresh(desk, web, "a", "b")
+    newest = desk.store.read_text("releases/latest").strip()
+    web.videos[url("f")] = "m" * 41
+    refresh(desk, web, *"abf")
+    report = Path(desk.store.path(f"releases/{newest}/report.html"))
+    longer = report.read_text().replace(url("a"), "") + f"<code>{url('a')}.orig</code>"
+    report.write_text(longer + "<code>HTTPS://A.example:443/video.mp4#t=3</code>")
+    receipt = down(desk, urls=(url("a"),))
+    assert "report.html" in receipt["older_releases"]["still_hold"][f"releases/{newest}"]
+    report.write_text(longer)  # a longer address is another video's
+    assert "report.html" not in releases_with(desk.store, Wanted((), (url("a"),)))[f"releases/{newest}"]
 
 
 def test_the_last_source_leaves_an_empty_release(tmp_path: Path, web: Web) -> None:

@@ -98,15 +98,26 @@ class Releases(Core):
             found = connection.execute(_ready().where(ClipRow.clip_id.in_(clip_ids)))
             return {row.clip_id: ReadyClip._make(row) for row in found}
 
-    def put_release(self, release_id: str, digest: str, parent: str, clips: int, seconds: float) -> None:
-        """Records the newest release; where an older one had just this content, it is the newest once more."""
+    def put_release(
+        self, release_id: str, digest: str, parent: str, clips: int, seconds: float, *, late: bool = False
+    ) -> None:
+        """Records the newest release, if that isn't done; where an older one had just this content, it is newest again.
+
+        Args:
+            late: whoever made it was killed before this. What it knew of can't be told any more: it is taken to know
+                what the one before it did, so that no reason of a change is lost.
+        """
         with self.session.begin() as session:
+            newest = session.scalar(select(ReleaseRow).order_by(ReleaseRow.number.desc()).limit(1))
+            if newest and newest.release_id == release_id:
+                return
             row = session.scalar(select(ReleaseRow).where(ReleaseRow.release_id == release_id))
             if row is None:
                 row = ReleaseRow(release_id=release_id, digest=digest, parent=parent, clips=clips, seconds=seconds)
-            elif row.number != session.scalar(select(func.max(ReleaseRow.number))):
-                row.number = 1 + (session.scalar(select(func.max(ReleaseRow.number))) or 0)
-            row.event = session.scalar(select(func.coalesce(func.max(EventRow.id), 0))) or 0
+            elif newest:
+                row.number = 1 + newest.number
+            last = newest.event if newest else 0
+            row.event = last if late else session.scalar(select(func.coalesce(func.max(EventRow.id), 0))) or 0
             session.add(row)
 
     def releases(self) -> list[ReleaseRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,8 +41,11 @@ class Takedowns(Core):
             for part in _parts(keys):
                 found |= _sources(session, SourceRow.key.in_(part))
             if channel:
-                of_channel = func.lower(MediaRow.details["channel"].as_string()) == channel.lower()
-                found |= _sources(session, of_channel)
+                named = MediaRow.details["channel"].as_string()
+                # Compared here: a database's lower() may know no letters but those of English.
+                spelt = [name for name in session.scalars(select(named).distinct()) if _fold(name) == _fold(channel)]
+                for part in _parts(spelt):
+                    found |= _sources(session, named.in_(part))
             while True:  # a copy has sections of its own, and a section may have been fetched in another revision
                 known = len(found)
                 for part in _parts([source.key for source, _ in found.values()]):
@@ -63,7 +67,7 @@ class Takedowns(Core):
             (kind, value) of all tombstones that stand for these now.
         """
         wanted = [("key", key) for key in keys] + [("media", sha256) for sha256 in media]
-        wanted += [("channel", channel.lower())] if channel else []
+        wanted += [("channel", _fold(channel))] if channel else []
         with self.session.begin() as session:
             for kind, value in dict.fromkeys(wanted):
                 if session.get(TombstoneRow, (kind, value)) is None:
@@ -77,7 +81,7 @@ class Takedowns(Core):
         same = or_(
             (TombstoneRow.kind == "key") & (TombstoneRow.value == key),
             (TombstoneRow.kind == "media") & (TombstoneRow.value == sha256),
-            (TombstoneRow.kind == "channel") & (TombstoneRow.value == channel.lower()),
+            (TombstoneRow.kind == "channel") & (TombstoneRow.value == _fold(channel)),
         )
         with self.session() as session:
             return session.scalar(select(TombstoneRow.kind).where(same).order_by(TombstoneRow.kind)) or ""
@@ -111,6 +115,11 @@ class Takedowns(Core):
                 shared: Any = session.execute(delete(SharedRow).where(here))
                 gone[SharedRow.__tablename__] = gone.get(SharedRow.__tablename__, 0) + shared.rowcount
         return gone
+
+
+def _fold(name: str | None) -> str:
+    """A channel's name as it is compared: in any case, and however its accents are written."""
+    return unicodedata.normalize("NFC", name or "").casefold()
 
 
 def _parts(values: Sequence[str]) -> list[list[str]]:

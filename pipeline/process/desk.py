@@ -145,8 +145,8 @@ class Desk(Stages):
         clips = self.ledger.clips(source_id)
         self._encode_vision(media, clips)
         self._encode_codes(source, media, clips)
+        self._remove_media(source, media)  # before it is ready: after that nobody would come back for it
         self.ledger.set_state(source_id, "ready", done_key=self.files.done_key)
-        self._remove_media(source, media)
         if self.listener:
             self.listener(StageEvent("ready", source_id, "", message=self.ledger.fate(source_id)))
 
@@ -189,6 +189,8 @@ class Desk(Stages):
         self._settle_duplicates()
         find_duplicates(self.store, self.ledger, self.files)
         parent = latest_release(self.store)
+        if parent:
+            self.ledger.put_release(*parent.record, late=True)
         spec = self._spec(parent)
         if spec is None:
             return None
@@ -204,8 +206,7 @@ class Desk(Stages):
             exhibits=partial(exhibits, self),
             explain=reasons_since(self.ledger, before, same_settings=settings == spec.settings),
         )
-        if made.changed:
-            self.ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
+        self.ledger.put_release(*made.record)
         return made
 
     def _spec(self, parent: Release | None) -> Spec | None:

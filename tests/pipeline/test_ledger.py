@@ -235,6 +235,17 @@ def test_files_of_more_than_four_gigabytes_are_counted(ledger: Ledger) -> None:
     assert ledger.rates().download_bytes_per_s == (5 << 30) / 10
 
 
+def test_a_channel_is_found_in_any_case_and_script_and_kept_out_so(ledger: Ledger) -> None:
+    names = {"a": "ÉCOLE Straße", "b": "École strasse", "c": "E\u0301cole straße", "d": "ecole strasse", "e": "КИНО"}
+    ledger.add_sources([source(name) for name in names])
+    for name, channel in names.items():
+        ledger.put_media(media(name) | {"details": {"channel": channel}})
+    assert [row.source_id for row, _ in ledger.find(channel="école STRASSE")] == ["a", "b", "c"]
+    assert [row.source_id for row, _ in ledger.find(channel="кино")] == ["e"]
+    ledger.bury([], [], "Кино")
+    assert [ledger.tombstone("k", "s", channel) for channel in ("КИНО", "Kino")] == ["channel", ""]
+
+
 def test_a_ledger_that_cant_be_had_says_why_without_the_password() -> None:
     with pytest.raises(DvmsetError, match=r"postgresql\+psycopg://u:\*\*\*@127.0.0.1:9/x can't be opened"):
         Ledger("postgresql://u:s3same@127.0.0.1:9/x")

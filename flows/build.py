@@ -80,7 +80,7 @@ def place_of(desk: Desk) -> Place:
 
 def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
     error = state.result(raise_on_failure=False)
-    return isinstance(error, SourceError) and error.error_class == "transient"
+    return isinstance(error, SourceError) and error.error_class == "transient" and error.retry_after_s is None
 
 
 @task(

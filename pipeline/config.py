@@ -52,7 +52,7 @@ class FetchSettings(Group):
     per_host: int = operational(2, ge=1, description="downloads at a time from one host")
     pause_s: tuple[float, float] = operational((0.0, 0.0), description="random pause between two starts at one host")
     rate_limit: int | None = operational(None, description="bytes per second and download")
-    rest_s: float = operational(3600.0, description="rest of a host that throttles and doesn't say for how long")
+    rest_s: float = operational(3600.0, gt=0, description="rest of a host that throttles and doesn't say how long")
     most_refusals: int = operational(5, ge=1, description="sources refused in a row after which a host rests too")
     patience_s: float = operational(4000.0, description="a build waits this long for a host that rests, then ends")
     global_limits: bool = operational(False, description="hold Prefect's global limits too (flows/limits.py)")

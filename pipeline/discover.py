@@ -123,7 +123,7 @@ def discover(
 ) -> Iterator[Found]:
     """Looks through the queries one by one, and adds what is new to the list at once, whole or not at all.
 
-    A site that throttles is not asked again by this call.
+    A site that throttles, or says Retry-After, is not asked again by this call.
 
     Args:
         queries: in order.
@@ -157,7 +157,7 @@ def discover(
                     found = replace(found, known=found.known + 1)
         except SourceError as error:
             found = replace(found, error=error)
-            if error.error_class == "throttled":
+            if error.error_class == "throttled" or error.retry_after_s:
                 tired[query.site] = error
         target.add(rows)
         yield found

@@ -36,7 +36,10 @@ FATES = {
     "members/mute.mp4": "ready",  # with the cookie
     "err/404": "permanent",
     "err/410": "permanent",
-    "redirect/loop": "permanent",
+    "err/451": "permanent",
+    "err/400": "internal",
+    "err/418": "internal",
+    "redirect/loop": "internal",
     "err/401": "blocked",
     "err/403": "blocked",
     "err/500": "transient",

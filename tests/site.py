@@ -239,7 +239,8 @@ Route = Callable[[_Handler, str, str, int], object]
 
 def _error(handler: _Handler, rest: str, query: str, visit: int) -> None:
     status = int(rest.partition("/")[0])
-    headers = {"Retry_After": query or str(RETRY_AFTER_S)} if status == 429 else {}
+    wait = query or (str(RETRY_AFTER_S) if status == 429 else "")
+    headers = {"Retry_After": unquote(wait)} if wait else {}
     handler.send_text(f"Error {status}, as you asked.", status=status, **headers)
 
 
@@ -354,7 +355,7 @@ def _text(handler: _Handler, rest: str, query: str, visit: int) -> None:
 
 
 ROUTES: dict[str, Route] = {
-    "err": _error,  # /err/404: that status; /err/429?5: with Retry-After: 5
+    "err": _error,  # /err/404: that status; /err/503?5: with Retry-After: 5
     "busy": _busy,  # /busy/3/FILE?5: 429 with Retry-After: 5 at the first 3 visits to any such path
     "members": _members,  # /members/FILE: 403 without the cookie pass=`Site.password`
     "flaky": _flaky,  # /flaky/FILE: 503 at the first two visits

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -52,6 +53,7 @@ def main() -> None:
     import pipeline.fetch.client
     import pipeline.media  # noqa: F401  (what a download needs is here before the first order comes)
 
+    _warm_up()
     logging.getLogger("pipeline").addHandler(_Teller(connection))
     logging.getLogger("pipeline").setLevel(logging.DEBUG)  # each line is a sign of life; the parent filters
     connection.send(READY)
@@ -61,6 +63,20 @@ def main() -> None:
         except EOFError:
             return
         connection.send(_answer(connection, order))
+
+
+def _warm_up() -> None:
+    """Asks for an address that is always refused: yt-dlp loads the most of itself when it is first asked for a video.
+
+    In the first download that second would come between its turn and its request, and spoil the pause.
+    """
+    from yt_dlp.utils import YoutubeDLError
+
+    from pipeline.config import FetchSettings
+    from pipeline.fetch.vetted import Vetted
+
+    with suppress(YoutubeDLError), Vetted("", "", FetchSettings()) as client:
+        client.extract_info("http://0.0.0.0/", download=False)
 
 
 def _answer(connection: Connection, order: Order) -> Came | Seen | SourceError | Broke:

@@ -27,6 +27,8 @@ from pipeline.fetch.network import RefusedAddress
 NEEDS_RUNTIME = "Install Deno (2.3 or later) and update yt-dlp; `dvmset doctor` checks both."
 NEEDS_PUBLIC = "Only public addresses are fetched; fetch.allow_loopback lets this machine's own through, for tests."
 NEEDS_EXTRACTOR = "If you trust that site, add yt-dlp's name of it to fetch.extractors."
+NEEDS_A_LOOK = "Open the page in a browser: it may be gone, or want a cookie; if it plays there, update yt-dlp."
+UNAVAILABLE = re.compile(r"video (?:is )?unavailable|redirect loop", re.I)  # for good or not: no reason is given
 KEPT_BACK = re.compile(r"javascript runtime|po token|sabr|challenge solving", re.I)  # why YouTube shows no formats
 
 # class of a text, in the order in which they are tried
@@ -40,7 +42,8 @@ _TEXTS: tuple[tuple[ErrorClass, str], ...] = (
     ("unsupported", r"\bdrm\b|unsupported url|no suitable extractor|not currently live"),
     ("unsupported", r"no video formats found|requested format is not available|is unusual and will be skipped"),
     ("unsupported", r"no connection adapters|not a valid url|invalid url|failed to parse|file:// urls are disabled"),
-    ("permanent", r"video (?:is )?unavailable|no longer available|does not exist"),
+    ("permanent", r"no longer available|does not exist"),
+    ("internal", UNAVAILABLE.pattern),
     ("corrupt", r"^postprocessing: "),
     ("transient", r"timed out|more expected|giving up after \d+ retries|connection (?:reset|refused|aborted|broken)"),
     ("transient", r"file is empty|did not get any data"),
@@ -71,6 +74,8 @@ def explain(error: Exception, url: str, warnings: Sequence[str] = ()) -> SourceE
         error_class, hint = "blocked", NEEDS_RUNTIME
     elif "No suitable extractor" in detail:
         hint = NEEDS_EXTRACTOR
+    elif error_class == "internal" and UNAVAILABLE.search(detail):
+        hint = NEEDS_A_LOOK
     return failed(error_class, detail, url, hint=hint, retry_after_s=retry_after_s)
 
 
@@ -78,8 +83,9 @@ def _class_of(causes: Sequence[BaseException], detail: str) -> tuple[ErrorClass,
     for cause in causes:
         match cause:
             case HTTPError():
-                wait = cause.response.headers.get("Retry-After")
-                return ("permanent" if cause.redirect_loop else _class_of_status(cause.status)), _seconds(wait)
+                error_class = "internal" if cause.redirect_loop else _class_of_status(cause.status)
+                wait = None if error_class == "permanent" else cause.response.headers.get("Retry-After")
+                return error_class, _seconds(wait)
             case GeoRestrictedError():
                 return "geo", None
             case RefusedAddress() | UnsupportedError() | UserNotLive() | UnsupportedRequest() | NoSupportingHandlers():
@@ -90,7 +96,7 @@ def _class_of(causes: Sequence[BaseException], detail: str) -> tuple[ErrorClass,
                 return "corrupt", None
     if status := re.search(r"\bHTTP Error (\d{3})\b", detail):
         of_part = _class_of_status(int(status[1]))  # of one part of a stream: the video itself is there
-        return ("transient" if of_part == "permanent" else of_part), None
+        return ("transient" if of_part in ("permanent", "internal") else of_part), None
     for error_class, pattern in _TEXTS:
         if re.search(pattern, detail, re.I):
             return error_class, None
@@ -104,7 +110,7 @@ def _class_of_status(status: int) -> ErrorClass:
         return "blocked"
     if status >= 500 or status in (408, 425):
         return "transient"
-    return "permanent"
+    return "permanent" if status in (404, 410, 451) else "internal"  # what else may be wrong with the question
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -121,17 +127,18 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Retry-After: seconds or a date (RFC 9110, section 10.2.3)."""
+    """Retry-After: seconds or a date (RFC 9110, section 10.2.3); None for one that has passed: it asks for nothing."""
     if not header:
         return None
     if re.fullmatch(r"\d{1,8}", header.strip(), re.ASCII):
-        return float(header)
+        return float(header) or None
     try:
         then = parsedate_to_datetime(header)
     except ValueError:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+    left_s = (then - datetime.now(UTC)).total_seconds()
+    return left_s if left_s > 0 else None
 
 
 def _plain(text: str) -> str:

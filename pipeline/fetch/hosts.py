@@ -1,8 +1,9 @@
 """Manners towards hosts: a pause between two starts, few downloads at a time, and rest for a host that throttles.
 
 Pauses and the number at a time are kept in this process (across processes: `flows.limits`). The circuit breaker is in
-the ledger, so that it holds for all workers and survives a restart: a host that throttles, or refuses several sources
-in a row, rests; then one source probes it, and its outcome closes the breaker or opens it for twice as long.
+the ledger, so that it holds for all workers and survives a restart: a host that throttles, says Retry-After, or refuses
+several sources in a row, rests; then one source probes it, and its outcome closes the breaker or opens it for twice as
+long.
 """
 
 from __future__ import annotations
@@ -87,22 +88,20 @@ class Hosts:
             raise HostRests(host, datetime.fromtimestamp(max(self.ledger.breaker(host).free_at, now), UTC))
 
     def _learn(self, host: str, error: SourceError) -> None:
+        rest_s = error.retry_after_s or self.settings.rest_s  # a rest of 0 s would never end: it could not be doubled
         probing = self.ledger.breaker(host).openings > 0
         match error.error_class:
             case "throttled":
-                self._open(host, error.retry_after_s)
+                opens = True
             case "blocked":  # several in a row are a throttle in disguise: toolforge/video2commons#288
-                if self.ledger.count_refusal(host) >= self.settings.most_refusals or probing:
-                    self._open(host, error.retry_after_s)
+                opens = self.ledger.count_refusal(host) >= self.settings.most_refusals or probing
             case "transient" | "internal":  # says nothing of the host's mood
-                if probing:
-                    self._open(host, error.retry_after_s)
+                opens = probing
             case _:
                 self._answered(host)
-
-    def _open(self, host: str, retry_after_s: float | None) -> None:
-        rest_s = self.settings.rest_s if retry_after_s is None else retry_after_s
-        self.ledger.open_breaker(host, self.clock(), rest_s, LONGEST_REST_S)
+                return
+        if opens or error.retry_after_s:
+            self.ledger.open_breaker(host, self.clock(), rest_s, LONGEST_REST_S)
 
     def _answered(self, host: str) -> None:
         breaker = self.ledger.breaker(host)

@@ -7,9 +7,11 @@ import logging
 from typing import Any
 
 from yt_dlp import YoutubeDL
+from yt_dlp.networking.exceptions import HTTPError
 
 from pipeline.config import FetchSettings
 from pipeline.errors import failed
+from pipeline.fetch.failures import explain
 from pipeline.fetch.network import VettedRH
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,18 @@ class Vetted(YoutubeDL):
         return super().build_request_director([vetted], preferences)
 
     def urlopen(self, req: Any) -> Any:
-        """A response whose `read()` without a size ends at a limit."""
-        response = super().urlopen(req)
+        """A response whose `read()` without a size ends at a limit.
+
+        Raises:
+            SourceError: the server wants to be left alone; yt-dlp would ask for a file or a segment again at once.
+        """
+        try:
+            response = super().urlopen(req)
+        except HTTPError as error:
+            explained = explain(error, self.url)
+            if explained.error_class == "throttled" or explained.retry_after_s:
+                raise explained from error
+            raise
         read = response.read
 
         def read_at_most(amount: int | None = None) -> bytes:

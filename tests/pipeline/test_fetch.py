@@ -199,7 +199,8 @@ POSER = "text/page.html?" + quote('<meta property="og:video" content="/text/clip
     [
         ("err/404", "permanent", "gone or was never there: HTTP Error 404: Not Found"),
         ("err/410", "permanent", "HTTP Error 410"),
-        ("redirect/loop", "permanent", "redirect loop"),
+        ("redirect/loop", "internal", "redirect loop"),
+        ("err/400", "internal", "HTTP Error 400"),
         ("page/gone.mp4", "permanent", "HTTP Error 404"),
         ("err/401", "blocked", "127.0.0.1 refuses this machine"),
         ("err/403", "blocked", "HTTP Error 403"),

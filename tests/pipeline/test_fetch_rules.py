@@ -125,7 +125,10 @@ def wrapped(root: Exception, text: str = "ERROR: [generic] v: Unable to download
     ("error", "error_class"),
     [
         (wrapped(http_error(404)), "permanent"),
+        (wrapped(http_error(410)), "permanent"),
         (wrapped(http_error(451)), "permanent"),
+        *((wrapped(http_error(status)), "internal") for status in (400, 405, 406, 409, 416, 418, 423, 426, 444)),
+        (wrapped(HTTPError(http_error(302).response, redirect_loop=True)), "internal"),
         (wrapped(ExtractorError("x", cause=http_error(429))), "throttled"),
         (wrapped(http_error(403)), "blocked"),
         (wrapped(http_error(502)), "transient"),
@@ -144,7 +147,9 @@ def wrapped(root: Exception, text: str = "ERROR: [generic] v: Unable to download
         (DownloadError(YT + "Video unavailable. This video has been removed by the uploader"), "permanent"),
         (DownloadError(YT + "Video unavailable. It contains content from X, on copyright grounds"), "permanent"),
         (DownloadError(YT + "No longer available because the account has been terminated."), "permanent"),
-        (DownloadError(YT + "Video unavailable"), "permanent"),
+        (DownloadError(YT + "This video is no longer available"), "permanent"),
+        (DownloadError(YT + "Video unavailable"), "internal"),
+        (DownloadError(YT + "Video unavailable. This video is not available"), "internal"),
         (DownloadError(YT + "The uploader has not made this video available in your country"), "geo"),
         (DownloadError(YT + "Sign in to confirm your age. This video may be inappropriate"), "blocked"),
         (DownloadError(YT + "Join this channel to get access to members-only content like this video"), "blocked"),
@@ -156,6 +161,7 @@ def wrapped(root: Exception, text: str = "ERROR: [generic] v: Unable to download
         (DownloadError("ERROR: No suitable extractor (Vimeo) found for URL https://vimeo.com/1"), "unsupported"),
         (DownloadError(DL + "12 bytes read, 34 more expected. Giving up after 3 retries"), "transient"),
         (DownloadError(DL + "HTTP Error 404: Not Found. Giving up after 3 retries"), "transient"),
+        (DownloadError(DL + "HTTP Error 416: Range Not Satisfiable. Giving up after 3 retries"), "transient"),
         (DownloadError(DL + "HTTP Error 429: Too Many Requests. Giving up after 3 retries"), "throttled"),
         (DownloadError("ERROR: The downloaded file is empty"), "transient"),
         (DownloadError("ERROR: [generic] v: Got HTTP Error 403 caused by Cloudflare anti-bot challenge"), "blocked"),
@@ -181,8 +187,17 @@ def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=2), usegmt=True)
     dated = explain(wrapped(http_error(503, **{"Retry-After": date})), "http://h/")
     assert dated.retry_after_s == pytest.approx(120, abs=2)
-    for nonsense in ("soon", "", "-3"):
-        assert explain(wrapped(http_error(429, **{"Retry-After": nonsense})), "http://h/").retry_after_s is None
+    past = format_datetime(datetime.now(UTC) - timedelta(minutes=2), usegmt=True)
+    for nothing in ("soon", "", "-3", "0", "00", past):
+        assert explain(wrapped(http_error(429, **{"Retry-After": nothing})), "http://h/").retry_after_s is None
+    assert explain(wrapped(http_error(404, **{"Retry-After": "120"})), "http://h/").retry_after_s is None
+
+
+def test_what_gives_no_reason_is_looked_at_by_a_person_before_it_is_given_up() -> None:
+    loop = HTTPError(http_error(302).response, redirect_loop=True)
+    for error in (DownloadError(YT + "Video unavailable"), wrapped(loop, f"ERROR: {loop}")):
+        assert "in a browser" in explain(error, "https://h/").hint
+    assert "Update yt-dlp" in explain(wrapped(http_error(400)), "https://h/").hint
 
 
 def test_full_disk_is_not_the_sources_fault() -> None:

@@ -103,6 +103,27 @@ def test_retry_after_is_the_rest(ledger: Ledger, clock: Clock) -> None:
     assert not rests(hosts, A)
 
 
+@pytest.mark.parametrize("said", [None, 0.0])
+def test_host_that_says_no_time_rests_as_long_as_the_settings_say(
+    ledger: Ledger, clock: Clock, said: float | None
+) -> None:
+    hosts = Hosts(ledger, SETTINGS, clock)
+    queue = queue_of(ledger, clock, "aa")
+    for rest_s in (100, 200, 400):
+        ask(hosts, A, "throttled", retry_after_s=said)
+        assert ledger.breaker("a.example").rests_until == clock.now + rest_s
+        assert queue.take() is None, "it isn't handed out again before"
+        clock.now += rest_s
+
+
+@pytest.mark.parametrize("answer", ["transient", "blocked", "internal"])
+def test_host_rests_whenever_it_says_for_how_long(ledger: Ledger, clock: Clock, answer: ErrorClass) -> None:
+    hosts = Hosts(ledger, SETTINGS, clock)
+    ask(hosts, A, answer, retry_after_s=7)
+    assert ledger.breaker("a.example").rests_until == clock.now + 7
+    assert rests(hosts, A)
+
+
 def test_rest_is_known_to_other_workers_and_after_a_restart(ledger: Ledger, clock: Clock) -> None:
     ask(Hosts(ledger, SETTINGS, clock), A, "throttled")
     assert rests(Hosts(ledger, SETTINGS, clock), A)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
+from pipeline import DEFAULT_PROFILE
 from pipeline.canary import check_canaries
 from pipeline.config import load_profile
 from pipeline.fetch.probing import probe
@@ -20,7 +21,7 @@ EVENT = "dvmset.site.changed"
 
 @flow(name="dvmset-canary")
 def canary(
-    videos: str = CANARIES, data: str = "data", profile: str = "dvmset", overrides: list[str] | None = None
+    videos: str = CANARIES, data: str = "data", profile: str = DEFAULT_PROFILE, overrides: list[str] | None = None
 ) -> int:
     """Asks for a few stable videos and emits `dvmset.site.changed` for each that fares otherwise than the last time.
 

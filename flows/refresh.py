@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows import build
+from pipeline import DEFAULT_PROFILE
 from pipeline.config import load_profile
 from pipeline.process import LEDGER, Desk, Listener
 from pipeline.refresh import Findings, look_around, summary
@@ -21,7 +22,7 @@ from pipeline.release import Release
 
 @flow(name="dvmset-refresh")
 def refresh(
-    lists: list[str], data: str = "data", profile: str = "dvmset", overrides: list[str] | None = None
+    lists: list[str], data: str = "data", profile: str = DEFAULT_PROFILE, overrides: list[str] | None = None
 ) -> str | None:
     """Brings a data folder up to date with its lists and with the sites.
 

@@ -141,11 +141,29 @@ def weights_digest(name: str, geometry: str | Geometry) -> str:
     return digest([weights.digest_of_file(file) for file in (path, *_shards(path))])
 
 
-def place(name: str) -> Path:
+def files(name: str) -> list[Path]:
+    """All files on this machine that `load_backbone` reads for a name; none for random weights.
+
+    Raises:
+        MissingWeights: they aren't here.
+    """
+    if name.startswith("random:"):
+        return []
+    path = place(name, download=False)
+    if path.name not in TRANSFORMERS_FILES:
+        return [path]
+    try:
+        shards = [] if path.name == TRANSFORMERS_FILES[0] else _shards(path)
+    except (ValueError, LookupError, AttributeError) as error:
+        raise MissingWeights(f"{path} is damaged: {error}.", hint="Fetch it again.") from error
+    return [path.with_name("config.json"), path, *shards]
+
+
+def place(name: str, *, download: bool = True) -> Path:
     """The file that a name of `load_backbone` leads to.
 
     Raises:
-        MissingWeights: it is neither on disk nor to be fetched.
+        MissingWeights: it is neither on disk nor, with `download`, to be fetched.
     """
     if name.startswith("bundled:"):
         return weights.bundled(name.removeprefix("bundled:"), BUNDLED)
@@ -156,7 +174,7 @@ def place(name: str) -> Path:
         for file in (AUDIOCRAFT_FILE, *TRANSFORMERS_FILES):
             if (folder / file).is_file():
                 return folder / file
-    return weights.from_hub(name, AUDIOCRAFT_FILE)
+    return weights.from_hub(name, AUDIOCRAFT_FILE, download=download)
 
 
 def convert(state: Mapping[str, Tensor], source: Scheme, target: Scheme, geometry: Geometry) -> State:

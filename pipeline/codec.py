@@ -176,14 +176,14 @@ def weights_path(settings: CodecSettings, *, download: bool = True) -> Path | No
     """The file with the codec's weights, fetched from the hub if need be; None for `random:NAME`.
 
     Raises:
-        MissingWeights: it is neither here nor, with `download`, reachable.
+        MissingWeights: it is neither here nor, with `download`, reachable; or what describes it is damaged.
     """
     kind, name = weights.kind_and_name(settings.model)
     if kind == "random":
         return None
     if kind == "bundled":
         return weights.bundled(name)
-    weights.from_hub(name, "config.json", download=download)
+    weights.check(weights.from_hub(name, "config.json", download=download))
     return weights.from_hub(name, _HUB_FILE, download=download)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -183,11 +183,17 @@ class ReleaseSettings(Group):
     shared_s: float = Field(
         5.0, ge=2, description="sources that share so many seconds of sound or of picture are one group"
     )
-    buckets: dict[Split, int] = Field(
+    buckets: dict[Split, Annotated[int, Field(ge=1)]] = Field(
         {"train": 16, "validation": 1, "test": 1}, description="shards per split, fixed for life"
     )
     contact: str = operational("", description="address on the card for whoever wants something taken out")
     homepage: str = operational("", description="where the release is published, for card and Croissant description")
+
+    @model_validator(mode="after")
+    def _splits_are_there(self) -> Self:
+        if lacking := set(get_args(Split)) - self.buckets.keys():
+            raise ValueError(f"buckets lack {', '.join(sorted(lacking))}")
+        return self
 
 
 class RefreshSettings(Group):

@@ -9,11 +9,11 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline import weights
 from pipeline.config import PROFILES, Profile, load_profile, names_in
 from pipeline.errors import MissingWeights
 
@@ -47,6 +47,27 @@ class Check:
 def examine(profile: Profile, data: Path) -> list[Check]:
     """All checks for a profile and a data folder."""
     return [_python(), *map(_library, LIBRARIES), _ffmpeg(), _js_runtime(), _disk(data), _gpu(), *_weights(profile)]
+
+
+def weights_check(
+    name: str, model: str, find: Callable[[], Iterable[Path | None]], *, needed: bool, hint: str = ""
+) -> Check:
+    """Whether the files of a model are here, and whole as far as their headers tell.
+
+    Args:
+        name: of the check.
+        model: whose files they are.
+        find: gives them, or raises MissingWeights; None stands for weights that lie in no file.
+        needed: whether the profile can't run without them.
+        hint: put before what to do if there is something wrong with them.
+    """
+    try:
+        paths = [path for path in find() if path is not None]
+        for path in paths:
+            weights.check(path)
+    except MissingWeights as error:
+        return Check(name, False, needed, f"{model}: {error.message}", f"{hint} {error.hint}".strip())
+    return Check(name, True, needed, f"{model}: {', '.join(map(str, paths)) or 'no file needed'}")
 
 
 def _python() -> Check:
@@ -95,6 +116,8 @@ def _disk(data: Path) -> Check:
     place = data.absolute()
     while not place.exists():
         place = place.parent
+    if not place.is_dir():
+        return Check("disk", False, True, f"{place} is a file", "Choose another --data: it has to be a folder.")
     free = shutil.disk_usage(place).free / 1e9
     writable = os.access(place, os.W_OK)
     hint = "" if writable else f"{place} can't be written to; choose another --data."
@@ -125,19 +148,9 @@ def _weights(profile: Profile) -> list[Check]:
 def _weights_of(profile: Profile, *, needed: bool) -> list[Check]:
     from pipeline import codec, separate, vision
 
-    rooms: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+    rooms: tuple[tuple[str, str, Callable[[], Iterable[Path | None]]], ...] = (
         ("separator", profile.separate.model, lambda: separate.weights_paths(profile.separate, download=False)),
-        ("vision", profile.vision.model, lambda: vision.weights_path(profile.vision, download=False)),
-        ("codec", profile.codec.model, lambda: codec.weights_path(profile.codec, download=False)),
+        ("vision", profile.vision.model, lambda: [vision.weights_path(profile.vision, download=False)]),
+        ("codec", profile.codec.model, lambda: [codec.weights_path(profile.codec, download=False)]),
     )
-    checks = []
-    for room, model, find in rooms:
-        name = f"{profile.name} {room}"
-        try:
-            found = find()
-        except MissingWeights as error:
-            checks.append(Check(name, False, needed, f"{model}: {error.message}", error.hint))
-            continue
-        paths = [found] if isinstance(found, Path) else found or []
-        checks.append(Check(name, True, needed, f"{model}: {', '.join(map(str, paths)) or 'no file needed'}"))
-    return checks
+    return [weights_check(f"{profile.name} {room}", model, find, needed=needed) for room, model, find in rooms]

@@ -187,11 +187,19 @@ def _repository(model: str) -> str:
 
 
 def _read_bag(path: Path) -> dict[str, Any]:
-    """`models`: signatures; `weights`: optional gains per model and source; `segment`: optional override, seconds."""
-    bag = yaml.safe_load(path.read_text())
+    """`models`: signatures; `weights`: optional gains per model and source; `segment`: optional override, seconds.
+
+    Raises:
+        MissingWeights: the file is damaged.
+    """
+    again = "Fetch or copy it again."
+    try:
+        bag = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise MissingWeights(f"{path} can't be read: {error}.", hint=again) from error
     names = bag.get("models") if isinstance(bag, dict) else None
     if not isinstance(names, list) or not names or not all(str(name).isalnum() for name in names):
-        raise MissingWeights(f"{path} is not a list of demucs models.", hint="Fetch or copy it again.")
+        raise MissingWeights(f"{path} is not a list of demucs models.", hint=again)
     return bag
 
 

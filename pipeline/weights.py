@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from http.client import HTTPException
@@ -24,6 +25,7 @@ from pipeline.storage import digest, file_digest
 
 BUNDLED = Path(__file__).with_name("nano")
 SEED = 0  # of all `random:NAME` weights
+_AGAIN = "Fetch or make it again."
 RANDOM_LICENCE = "Apache-2.0 (seeded random numbers, not trained)"
 
 
@@ -109,8 +111,26 @@ def from_hub(repo: str, name: str, *, download: bool = True) -> Path:
     raise MissingWeights(
         f"Weights {name} of {repo} are missing: {reason}",
         hint=f"Let this machine reach huggingface.co, or fetch the file elsewhere and put it at {place}; "
-        "`dvmset doctor` checks it.",
+        "`dvmset doctor` checks it. Profile and preset nano need no hub.",
     )
+
+
+def check(path: Path) -> None:
+    """Looks whether a file of weights, or of what describes them, is whole, as far as can be told without the tensors.
+
+    Raises:
+        MissingWeights: it isn't.
+    """
+    try:
+        match path.suffix:
+            case ".safetensors":
+                _check_tensors(path)
+            case ".json":
+                _check_json(path)
+            case ".bin" if not zipfile.is_zipfile(path):  # its list of contents stands at the end
+                raise MissingWeights(f"{path} is not a whole file of torch's.", hint=_AGAIN)
+    except OSError as error:
+        raise MissingWeights(f"{path} can't be read: {error.strerror}.", hint=_AGAIN) from error
 
 
 def header(path: Path) -> dict[str, str]:
@@ -119,15 +139,10 @@ def header(path: Path) -> dict[str, str]:
     Raises:
         MissingWeights: the file is damaged or carries none.
     """
-    damaged = MissingWeights(f"{path} is not a whole safetensors file.", hint="Fetch or make it again.")
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > path.stat().st_size:
-            raise damaged
-        try:
-            return dict(json.loads(file.read(size))["__metadata__"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise damaged from error
+    try:
+        return dict(_head(path)[0]["__metadata__"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise MissingWeights(f"{path} is not a whole safetensors file.", hint=_AGAIN) from error
 
 
 def fill(model: Any, path: Path) -> None:
@@ -142,7 +157,7 @@ def fill(model: Any, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
-        raise MissingWeights(f"{path} does not fit the model: {error}", hint="Fetch or make it again.") from error
+        raise MissingWeights(f"{path} does not fit the model: {error}", hint=_AGAIN) from error
 
 
 def digest_of_file(path: Path) -> str:
@@ -160,17 +175,50 @@ def device(setting: str) -> str:
     """The torch device meant by a `device` setting: `auto` is CUDA where there is one, else the CPU.
 
     Raises:
-        SettingsError: CUDA is asked for and isn't there.
+        SettingsError: torch knows no such device, or this machine has none.
     """
-    if setting != "auto" and not setting.startswith("cuda"):
-        return setting
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda" if setting == "auto" else setting
-    if setting != "auto":
-        raise SettingsError(f"This machine has no GPU that torch can use for {setting!r}.", hint="Use auto or cpu.")
-    return "cpu"
+    if setting == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=setting).item()  # also refuses `meta`, which holds no numbers
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        raise SettingsError(f"torch can't compute on {setting!r} here.", hint="Use auto, cpu or cuda.") from error
+    return setting
+
+
+def _head(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, names and where their tensors lie, and where it ends.
+
+    Raises:
+        ValueError, TypeError: it has none.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("cut short")
+        return dict(json.loads(file.read(size))), 8 + size
+
+
+def _check_tensors(path: Path) -> None:
+    damaged = MissingWeights(f"{path} is not a whole safetensors file.", hint=_AGAIN)
+    try:
+        head, begin = _head(path)
+        ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+        if begin + max(ends) != path.stat().st_size:
+            raise damaged
+    except (ValueError, LookupError, TypeError) as error:
+        raise damaged from error
+
+
+def _check_json(path: Path) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingWeights(f"{path} is not JSON: {error}.", hint=_AGAIN) from error
+    if not isinstance(found, dict):
+        raise MissingWeights(f"{path} does not describe a model.", hint=_AGAIN)
 
 
 @lru_cache(maxsize=4)

@@ -51,7 +51,7 @@ def demo() -> int:
     release = json.loads(dvmset("status", "--data", data, "--json", quiet=True))["release"]
     dvmset("validate", release)
     if not (plot := FOLDER / "film.png").exists():
-        dvmset("inspect", FOLDER / "site/film.mp4", "--plot", plot, "--json", quiet=True)
+        dvmset("inspect", FOLDER / "site/film.mp4", "--profile", "nano", "--plot", plot, "--json", quiet=True)
     released = time.perf_counter()
     run = FOLDER / "runs" / Path(release).name
     dvmset("train", release, "--preset", "nano", "--set", f"train.steps={STEPS}", "--out", run)

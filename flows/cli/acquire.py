@@ -22,6 +22,7 @@ from flows.cli.shared import (
     reported,
     terminal,
 )
+from pipeline import DEFAULT_PROFILE
 from pipeline.errors import ERROR_CLASSES, DvmsetError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def retry(
             raise DvmsetError("Which sources?", hint="Give --class or --source; `dvmset status` lists what failed.")
         book = open_ledger(data, ledger)
         at = datetime.now(UTC)
-        limit = at - timedelta(seconds=_seconds(older_than)) if older_than else at
+        age_s = min(_seconds(older_than), at.timestamp()) if older_than else 0.0  # nothing failed before 1970
+        limit = at - timedelta(seconds=age_s)
         ids = _source_ids(sources)
         chosen = [
             failure
@@ -84,7 +86,7 @@ def plan(
     lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
@@ -116,7 +118,7 @@ def discover(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV list; new videos are added to it.")] = Path(
         "list.csv"
     ),
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Find videos by search, playlist or channel, and add them to a source list.

@@ -23,6 +23,7 @@ from flows.cli.shared import (
     reported,
     terminal,
 )
+from pipeline import DEFAULT_PROFILE
 from pipeline.errors import DvmsetError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def build(
     lists: Annotated[list[Path], typer.Argument(help="Source lists: CSV, TSV, JSONL, Parquet, or a link a line.")],
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     strict: Annotated[bool, typer.Option("--strict", help="Stop if a list has a bad row.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the log of Prefect and of every stage.")] = False,
@@ -107,7 +108,7 @@ def status(data: DataOption = "data", ledger: LedgerOption = None, as_json: Json
 def release(
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "dvmset",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Make a release of all clips that are ready, without fetching or computing anything."""

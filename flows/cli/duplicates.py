@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.cli.data import open_ledger
 from flows.cli.shared import (
     DataOption,
     JsonOption,
     LedgerOption,
-    ProfileOption,
     SetOption,
+    check_file,
     print_json,
     reported,
     terminal,
@@ -32,7 +33,9 @@ Kind = Literal["all", "both", "same_sound", "same_picture"]
 def duplicates(
     data: DataOption = "data",
     ledger: LedgerOption = None,
-    profile: ProfileOption = "nano",
+    profile: Annotated[
+        str, typer.Option("--profile", help="Settings to judge by; those of the newest release by default.")
+    ] = "",
     overrides: SetOption = [],  # noqa: B006
     source: Annotated[str, typer.Option("--source", help="Only pairs with this source, by its id.")] = "",
     kind: Annotated[
@@ -44,15 +47,17 @@ def duplicates(
     """List sources that share sound or picture, with times, as the last release found them."""
     with reported():
         from pipeline.config import load_profile
-        from pipeline.ledger import Ledger
         from pipeline.process.duplicates import overview
+        from pipeline.recurate import release_profile
         from pipeline.storage import Store
 
-        store = Store(data)
-        if ledger is None and not store.exists("ledger.sqlite"):
-            raise DvmsetError(f"There is no ledger in {data}.", hint="Give the data folder of a build with --data.")
-        book = Ledger(ledger or f"sqlite:///{store.path('ledger.sqlite')}")
-        found = overview(book, load_profile(profile, overrides).release, source)
+        if out is not None:
+            check_file(out)
+        if overrides and not profile:
+            raise DvmsetError("--set needs --profile: settings to change.", hint="Give both, or neither.")
+        book = open_ledger(data, ledger)
+        settings = load_profile(profile, overrides) if profile else release_profile(Store(data))
+        found = overview(book, settings.release, source)
         pairs = [pair for pair in found.pairs if kind in ("all", pair["kind"])]
         if out is not None:
             out.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.learn import AblationOption
-from flows.cli.shared import JsonOption, busy, log_to_stderr, print_json, reported, terminal
+from flows.cli.shared import JsonOption, busy, check_plot, log_to_stderr, print_json, reported, terminal
 from pipeline.errors import DvmsetError, SettingsError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def generate(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there already.")] = False,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, ... of the model.")] = "auto",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw music, onsets, rhythm and cuts on one time axis into this PNG.")
+        Path | None, typer.Option("--plot", help="Draw music, onsets, rhythm and cuts, into a .png, .svg, .pdf.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -74,8 +74,8 @@ def generate(
             raise SettingsError("--batch takes no VIDEO and no --plot.", hint="Give one or the other.")
         if out is None or (batch is None and video is None):
             raise SettingsError("There has to be a VIDEO, or --batch DIR, and -o.", hint="See dvmset generate --help.")
-        if plot is not None and not plot.absolute().parent.is_dir():
-            raise DvmsetError(f"{plot} can't be written: there is no folder {plot.parent}.", hint="Make it first.")
+        if plot is not None:
+            check_plot(plot)
         places = _in_folder(batch, out, ".wav" if audio_only else ".mp4") if batch else [(video or Path(), out)]
         if batch and not force:
             places = _left(places, console)

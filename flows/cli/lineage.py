@@ -18,6 +18,7 @@ from flows.cli.shared import (
     LedgerOption,
     SetOption,
     busy,
+    check_file,
     log_to_stderr,
     print_json,
     reported,
@@ -76,6 +77,8 @@ def diff(
         from pipeline.release.between import Place, changes_between, differences
         from pipeline.release.diff import Summary
 
+        if output is not None:
+            check_file(output)
         first, second = (Place.at(f"{data}/releases/{name}" if name.startswith("r-") else name) for name in (old, new))
         summary = Summary()
         shown: list[dict[str, Any]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,13 @@ from flows.cli.shared import (
     ProfileOption,
     SetOption,
     busy,
+    check_plot,
     log_to_stderr,
     print_json,
     reported,
     terminal,
 )
+from pipeline import DEFAULT_PROFILE
 from pipeline.errors import DvmsetError
 
 if TYPE_CHECKING:
@@ -30,16 +33,20 @@ if TYPE_CHECKING:
 
 def inspect(
     media: Annotated[str, typer.Argument(help="A media file, or a link.")],
-    profile: ProfileOption = "nano",
+    profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Draw everything on one time axis into this PNG.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw all of it on one time axis, into a .png, .svg, .pdf.")
+    ] = None,
 ) -> None:
     """Run all analysis on one file and say what the pipeline would think of it."""
     with reported():
         from pipeline.config import load_profile
 
         log_to_stderr(False)
+        if plot is not None:
+            check_plot(plot)
         settings = load_profile(profile, overrides)
         with _local(media, settings.fetch) as path:
             with busy(terminal(stderr=as_json), "looking and listening ..."):
@@ -57,19 +64,31 @@ def inspect(
 
 
 def doctor(
-    profile: ProfileOption = "nano",
+    profile: ProfileOption = DEFAULT_PROFILE,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Also a preset that has to run: nano, small, medium, ..., or a YAML file.")
+    ] = "",
     data: DataOption = "data",
     as_json: JsonOption = False,
 ) -> None:
-    """Check what dvmset depends on: versions, ffmpeg, disk, GPU, weights. Exits with 1 if the profile can't run."""
+    """Check what dvmset depends on: versions, ffmpeg, disk, GPU, weights. Exits with 1 if the profile can't run.
+
+    The models that `train` and `generate` need are told, too; they count only with --preset. Weights are looked at, not
+    loaded: a file that is cut short is found, one with wrong numbers in it isn't.
+    """
     with reported():
         from pipeline.config import load_profile
         from pipeline.doctor import examine
 
         checks = examine(load_profile(profile), Path(data))
+        if find_spec("torch"):  # else one of the checks has said so
+            from flows.doctor import examine_presets
+
+            checks += examine_presets(preset)
         broken = [c for c in checks if c.needed and not c.ok]
         if as_json:
-            print_json({"profile": profile, "ok": not broken, "checks": [vars(c) for c in checks]})
+            shown = {"profile": profile, "preset": preset or None, "ok": not broken}
+            print_json(shown | {"checks": [vars(c) for c in checks]})
         else:
             console = terminal()
             for check in checks:
@@ -77,9 +96,8 @@ def doctor(
                 console.print(f"{mark} {check.name:<20} {check.detail}", highlight=False, soft_wrap=True)
                 if check.hint and not check.ok:
                     console.print(f"     {'':<20} {check.hint}", style="dim", highlight=False, soft_wrap=True)
-            console.print(
-                f"profile {profile} can run" if not broken else f"profile {profile} can't run: {len(broken)} missing"
-            )
+            what = f"profile {profile}" + (f" and preset {preset}" if preset else "")
+            console.print(f"{what}: {len(broken)} things are missing or damaged" if broken else f"{what} can run")
         raise typer.Exit(1 if broken else 0)
 
 

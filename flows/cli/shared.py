@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +18,8 @@ from pipeline.errors import DiskFull, DvmsetError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PLOTS = (".png", ".svg", ".pdf", ".jpg", ".webp")  # what a picture's name may end in
 
 DataOption = Annotated[
     str, typer.Option("--data", help="Data folder, or a URL such as s3://bucket/data: features, releases, and more.")
@@ -54,6 +58,34 @@ def reported() -> Iterator[None]:
             _print_error(DiskFull(f"The disk is full ({error}).", hint="Free some space and run the command again."))
             raise typer.Exit(2) from error
         raise
+
+
+def check_plot(target: Path) -> None:
+    """Sees that a picture can be drawn into a file, before the work that it is to show.
+
+    Raises:
+        DvmsetError: it can't.
+    """
+    if target.suffix.lower() not in PLOTS:
+        raise DvmsetError(f"{target} can't be drawn: no picture ends like that.", hint=f"Take {', '.join(PLOTS)}.")
+    check_file(target)
+
+
+def check_file(target: Path) -> None:
+    """Sees that a file can be written, before the work that it is to hold.
+
+    Raises:
+        DvmsetError: it can't.
+    """
+    if not target.absolute().parent.is_dir():
+        raise DvmsetError(f"{target} can't be written: there is no folder {target.parent}.", hint="Make it first.")
+    if target.is_dir():
+        raise DvmsetError(f"{target} is a folder.", hint="Name a file in it.")
+    try:
+        with target.open("ab") if target.exists() else tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise DvmsetError(f"{target} can't be written: {error.strerror}.", hint="Name another place.") from error
 
 
 def _print_error(error: DvmsetError) -> None:

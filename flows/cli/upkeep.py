@@ -121,7 +121,7 @@ def takedown(
         console = terminal(stderr=as_json)
         book, store = open_ledger(data, ledger), Store(data)
         with locked(store, book, shared=ledger is not None):
-            plan = plan_takedown(book, Request(tuple(sources), tuple(urls), channel, tuple(lists)))
+            plan = plan_takedown(store, book, Request(tuple(sources), tuple(urls), channel, tuple(lists)))
             _print_plan(plan, console)
             question = "Take this down for good" + (", and delete the older releases that hold it?" if purge else "?")
             if not (yes or typer.confirm(question, err=as_json)):
@@ -219,5 +219,7 @@ def _print_plan(plan: Plan, console: Console) -> None:
         console.print(f"{unknown} videos are not in this ledger; they are kept out as well.")
     if plan.channel:
         console.print(f"Whatever else comes of the channel {plan.channel} is kept out, too.")
-    if not plan.found:
+    if plan.before:
+        console.print(f"Taken down before: {', '.join(sorted(plan.before))}.", highlight=False, soft_wrap=True)
+    elif not plan.found:
         console.print("Nothing of it is here.")

@@ -14,7 +14,7 @@ from model.rhythm import CODE_RATE
 from model.semantic import fixed_seed
 from model.settings import Preset, load_preset
 from model.vidmusician import VidMusician, build
-from pipeline import weights
+from pipeline import DEFAULT_PROFILE, weights
 from pipeline.codec import Codec, load_codec
 from pipeline.config import PROFILES, Profile, load_profile, names_in
 from pipeline.errors import SettingsError
@@ -101,7 +101,7 @@ def load(
         preset: name or file; by default the checkpoint's.
         ablation: laid on the preset.
         profile: whose vision encoder and codec are used; by default those the checkpoint was trained with, without one
-            those of the preset's name or else `dvmset`.
+            those of the preset's name or else the default profile.
         device: of VidMusician; the profile names the others'.
 
     Raises:
@@ -112,7 +112,7 @@ def load(
         checkpoint = BUNDLED
     if checkpoint is None:
         settings = load_preset(preset, ablation=ablation)
-        around = load_profile(profile or (settings.name if settings.name in names_in(PROFILES) else "dvmset"))
+        around = load_profile(profile or (settings.name if settings.name in names_in(PROFILES) else DEFAULT_PROFILE))
         return _models(settings, around, device)
     run = last_stage(checkpoint)
     described, found = runs.read_run(run), runs.newest(run)
@@ -148,9 +148,10 @@ def last_stage(folder: Path) -> Path:
 
 
 def _models(settings: Preset, profile: Profile, device: str) -> Models:
+    device = weights.device(device)
     vision, codec = load_vision(profile.vision), load_codec(profile.codec)
     with fixed_seed():  # what no checkpoint fills is the same in every run
-        musician = build(settings).eval().to(weights.device(device))
+        musician = build(settings).eval().to(device)
     musician.decoder.to(PRECISIONS[settings.train.precision])
     return Models(musician, vision, codec)
 

@@ -35,8 +35,11 @@ class Place:
         if not store.exists(MANIFEST):
             raise ShardError(f"{folder} is no release: it has no {MANIFEST}.", hint=hint)
         try:
-            return cls(store, json.loads(store.read_text(MANIFEST)))
-        except ValueError as error:
+            manifest = json.loads(store.read_text(MANIFEST))
+            if lacking := {"id", "parent", "shards"} - manifest.keys():
+                raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+            return cls(store, manifest)
+        except (ValueError, AttributeError) as error:
             raise ShardError(f"The manifest of {folder} can't be read: {error}.", hint=hint) from error
 
     @property

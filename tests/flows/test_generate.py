@@ -94,6 +94,9 @@ def test_a_folder_of_videos_is_done_but_for_what_is_bad_or_there(tmp_path: Path)
         (["-o", "videos", "--batch", "videos"], "The music can't go to videos"),
         (["-o", "there.mp4/out", "--batch", "videos"], "there.mp4/out can't be made"),
         (["a.mp4", "-o", "b.mp4", "--plot", "nowhere/b.png"], "nowhere/b.png can't be written: there is no folder"),
+        (["a.mp4", "-o", "b.mp4", "--plot", "b.xyz"], "b.xyz can't be drawn: no picture ends like that"),
+        (["a.mp4", "-o", "b.mp4", "--plot", "videos"], "videos can't be drawn"),
+        (["a.mp4", "-o", "b.mp4", "--device", "foo"], "torch can't compute on 'foo' here"),
         (["-o", "out", "--batch", "twins"], "a.mkv and a.mp4 would become one file"),
     ],
 )

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipeline.media import encode
 from pipeline.nano.mixtures import RATE, render
+from tests.site import Site
 
 SECONDS = 24
 CUT_S = 12
@@ -36,7 +37,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_json_holds_curves_shots_verdict_and_clips_and_the_plot_is_drawn(film: Path, tmp_path: Path) -> None:
     plot = tmp_path / "film.png"
-    result = runner.invoke(app, ["inspect", str(film), "--json", "--plot", str(plot)])
+    result = runner.invoke(app, ["inspect", str(film), "--profile", "nano", "--json", "--plot", str(plot)])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["shots_s"] == [pytest.approx(CUT_S, abs=0.041)]
@@ -53,10 +54,44 @@ def test_json_holds_curves_shots_verdict_and_clips_and_the_plot_is_drawn(film: P
 
 @pytest.mark.slow
 def test_text_says_what_a_person_wants_to_know(film: Path) -> None:
-    said = runner.invoke(app, ["inspect", str(film)]).stdout
+    said = runner.invoke(app, ["inspect", str(film), "--profile", "nano"]).stdout
     assert "h264 160x90 25.000 fps" in said
     assert "1 cuts" in said
     assert "verdict  keep" in said
+
+
+@pytest.mark.slow
+def test_a_link_is_fetched_and_found_to_be_what_the_file_is(film: Path) -> None:
+    options = ["--profile", "nano", "--set", "fetch.allow_loopback=true", "--json"]
+    with Site(film.parent) as site:
+        found = json.loads(runner.invoke(app, ["inspect", site.url("page/film.mp4"), *options]).stdout)
+        assert site.count("film.mp4") == 1
+        gone = runner.invoke(app, ["inspect", site.url("err/404"), *options])
+    assert found == json.loads(runner.invoke(app, ["inspect", str(film), *options]).stdout) | {
+        "file": site.url("page/film.mp4")
+    }
+    assert found["verdict"] == "keep"
+    assert gone.exit_code == 2 and "404" in gone.output
+
+
+@pytest.mark.parametrize(
+    ("plot", "said"),
+    [
+        ("nowhere/a.png", "can't be written: there is no folder nowhere"),
+        ("a.xyz", "a.xyz can't be drawn: no picture ends like that"),
+        ("plain", "plain can't be drawn: no picture ends like that"),
+        ("folder.png", "folder.png is a folder"),
+    ],
+)
+def test_a_plot_that_cannot_be_drawn_is_told_before_the_work(
+    plot: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    Path("film.mp4").write_text("never read")
+    result = runner.invoke(app, ["inspect", "film.mp4", "--plot", plot])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in " ".join(result.stderr.split())
 
 
 def test_a_file_without_sound_is_dropped_for_that(tmp_path: Path) -> None:

@@ -172,6 +172,13 @@ def test_a_list_of_models_that_is_none_is_refused(text, weights):
         weights_paths(SeparateSettings(model="htdemucs"))
 
 
+@pytest.mark.parametrize("content", [b"models: [", b"models: \xff\xfe", b"models: \0"])
+def test_a_damaged_list_of_models_is_told_with_its_place(content, weights):
+    (weights / "htdemucs.yaml").write_bytes(content)
+    with pytest.raises(MissingWeights, match=r"htdemucs\.yaml can't be read"):
+        weights_paths(SeparateSettings(model="htdemucs"))
+
+
 @pytest.mark.parametrize("klass", ["subprocess.Popen", "builtins.eval", "torch.nn.Linear"])
 def test_a_header_cannot_name_other_code(klass, tmp_path):
     path = write_model(tmp_path / "m.safetensors", TINY, klass=klass)

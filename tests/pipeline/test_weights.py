@@ -74,13 +74,54 @@ def test_a_damaged_header_is_missing_weights(tmp_path: Path, content: bytes):
         weights.header(path)
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("setting", ["foo", "cuda:99", "meta", "xla", ""])
+def test_a_device_that_is_not_there_is_refused(setting: str):
+    with pytest.raises(SettingsError, match=f"can't compute on '{setting}'") as caught:
+        weights.device(setting)
+    assert caught.value.hint == "Use auto, cpu or cuda."
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (weights.device("auto"), weights.device("cpu")) == ("cpu", "cpu")
-    with pytest.raises(SettingsError, match="no GPU that torch can use for 'cuda:1'"):
-        weights.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.safetensors", b"", "is not a whole safetensors file"),
+        ("a.safetensors", b"\xff" * 999, "is not a whole safetensors file"),
+        ("a.safetensors", bytes([2]) + bytes(7) + b"{}", "is not a whole safetensors file"),
+        ("a.json", b'{"sampling_rate": 32', "is not JSON"),
+        ("a.json", b"\xff\xfe", "is not JSON"),
+        ("a.json", b"[]", "does not describe a model"),
+        ("a.bin", b"PK of no zip", "is not a whole file of torch's"),
+    ],
+)
+def test_a_damaged_file_is_told_without_loading_it(tmp_path: Path, name: str, content: bytes, said: str):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(MissingWeights, match=said) as caught:
+        weights.check(path)
+    assert str(path) in caught.value.message
+
+
+def test_whole_files_pass_and_one_byte_less_does_not(tmp_path: Path):
+    import torch
+
+    tensors, package, config = tmp_path / "a.safetensors", tmp_path / "a.bin", tmp_path / "config.json"
+    save_file({"a": np.zeros(3)}, tensors)
+    torch.save({"a": torch.zeros(3)}, package)
+    config.write_text("{}")
+    for path in (tensors, package, config):
+        weights.check(path)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(MissingWeights):
+            weights.check(path)
+    with pytest.raises(MissingWeights, match="can't be read: No such file"):
+        weights.check(tmp_path / "b.safetensors")
 
 
 def test_a_digest_follows_the_file(tmp_path: Path):

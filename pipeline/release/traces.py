@@ -40,7 +40,7 @@ class Wanted:
 
     def is_source(self, source_id: str, address: str) -> bool:
         """Whether a source, or a row of it, is one of them."""
-        return source_id in self.source_ids or (bool(self.keys) and _key(address) in self.keys)
+        return source_id in self.source_ids or (bool(self.keys) and key_of(address) in self.keys)
 
     def is_change(self, change: Change, reason: str) -> bool:
         """Whether a change is about one of them; that it was taken down stays, for whoever has a copy must know."""
@@ -51,7 +51,7 @@ class Wanted:
         if any(name in self.source_ids for name in _ID.findall(text)):
             return True
         addresses = {address.rstrip(".,;:)") for address in _ADDRESS.findall(html.unescape(text))}
-        return bool(self.keys) and any(_key(address) in self.keys for address in addresses)
+        return bool(self.keys) and any(key_of(address) in self.keys for address in addresses)
 
 
 def releases_with(store: Store, wanted: Wanted, folder: str = FOLDER) -> dict[str, list[str]]:
@@ -101,7 +101,7 @@ def _named(store: Store, name: str, wanted: Wanted) -> Iterator[bool]:
 
 
 @lru_cache(maxsize=4096)
-def _key(address: str) -> str:
+def key_of(address: str) -> str:
     """The key of an address; "" if it is that of no video."""
     try:
         return canonical_key(address)

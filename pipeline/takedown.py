@@ -1,7 +1,7 @@
 """Takedowns: a source leaves media, curves, features, ledger and releases, stays out for ever, and leaves a receipt.
 
 The order of the steps is such that an interrupted takedown has kept the source out already, and the same command
-finishes it: tombstones, releases, files, rows.
+finishes it, with a receipt over all of it: tombstones, what is there is counted, releases, files, receipt, rows.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pipeline.config import ReleaseSettings
 from pipeline.errors import DvmsetError
 from pipeline.fingerprint import forget
 from pipeline.ledger import Ledger, MediaRow, SourceRow, now
+from pipeline.ledger.takedowns import channel_key
 from pipeline.process import RELEASE, Worker
 from pipeline.process.duplicates import group_sources
 from pipeline.process.provenance import figures
 from pipeline.rebuild import FOLDER as REBUILT
-from pipeline.release import Wanted, release_without, releases_with
+from pipeline.release import Release, Wanted, latest_release, release_without, releases_with
 from pipeline.release.files import FOLDER
+from pipeline.release.traces import rows_ms
 from pipeline.sources import Source, canonical_key, iter_list
 from pipeline.storage import Store, digest
 
@@ -55,24 +57,38 @@ class Plan:
         found: the sources it takes, with all sections and byte-for-byte copies of their videos.
         keys: videos that are kept out, known here or not.
         channel: kept out as well, or "".
+        before: key by id of what was taken down before, as receipts tell: older releases may still hold it.
     """
 
     request: Request
     found: list[tuple[SourceRow, MediaRow | None]]
     keys: list[str]
     channel: str
+    before: dict[str, str]
 
     @property
     def source_ids(self) -> list[str]:
         """Ids of the sources it takes."""
         return [source.source_id for source, _ in self.found]
 
+    @property
+    def wanted(self) -> Wanted:
+        """All that no release may hold."""
+        return Wanted(frozenset([*self.source_ids, *self.before]), frozenset([*self.keys, *self.before.values()]))
 
-def plan_takedown(ledger: Ledger, request: Request) -> Plan:
+    @property
+    def mark(self) -> str:
+        """Where what is there is written down until the receipt is: an interrupted takedown of the same has it, too."""
+        same = digest([sorted(self.source_ids), sorted(self.keys), channel_key(self.channel)])
+        return f"{RECEIPTS}/{same[:16]}.begun"
+
+
+def plan_takedown(store: Store, ledger: Ledger, request: Request) -> Plan:
     """Finds what a request is about; changes nothing.
 
     Raises:
-        DvmsetError: an id that is not in the ledger, or an address or list that can't be read.
+        DvmsetError: an id that is not in the ledger nor in a receipt, or an address, list or receipt that can't be
+            read.
     """
     keys = [canonical_key(url) for url in request.urls]
     for path in request.lists:
@@ -83,13 +99,34 @@ def plan_takedown(ledger: Ledger, request: Request) -> Plan:
             keys.append(row.key)
     found = ledger.find(source_ids=request.source_ids, keys=keys, channel=request.channel)
     known = {source.source_id for source, _ in found}
-    if missing := [name for name in request.source_ids if name not in known]:
+    before = {name: key for name, key in _taken_before(store, request, keys).items() if name not in known}
+    if missing := [name for name in request.source_ids if name not in known and name not in before]:
         raise DvmsetError(
             f"There is no source {', '.join(missing)} in this ledger.", hint="Name it by --url to keep it out anyway."
         )
-    if not (found or keys or request.channel):
+    if not (found or before or keys or request.channel):
         raise DvmsetError("The request names no source.", hint="Give --source, --url, --channel or --list.")
-    return Plan(request, found, list(dict.fromkeys([*keys, *(source.key for source, _ in found)])), request.channel)
+    keys = list(dict.fromkeys([*keys, *(source.key for source, _ in found)]))
+    return Plan(request, found, keys, request.channel, before)
+
+
+def _taken_before(store: Store, request: Request, keys: Sequence[str]) -> dict[str, str]:
+    """Key by id of the sources of earlier receipts that a request is about, with all sections and copies."""
+    found: dict[str, str] = {}
+    for name in store.names(RECEIPTS):
+        if not name.endswith(".json"):
+            continue
+        try:
+            receipt = json.loads(store.read_text(f"{RECEIPTS}/{name}"))
+            sources = receipt["sources"]
+            whole = bool(request.channel) and channel_key(receipt["asked"]["channel"]) == channel_key(request.channel)
+            videos = {s["key"] for s in sources if whole or s["source_id"] in request.source_ids or s["key"] in keys}
+            files = {s["sha256"] for s in sources if s["key"] in videos} - {None}
+            found |= {s["source_id"]: s["key"] for s in sources if s["key"] in videos or s["sha256"] in files}
+        except (ValueError, KeyError, TypeError) as error:
+            where = store.url(f"{RECEIPTS}/{name}")
+            raise DvmsetError(f"The receipt {where} can't be read: {error!r}.", hint="Move it away.") from error
+    return found
 
 
 @contextmanager
@@ -123,23 +160,73 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
     Raises:
         ShardError: a file of a release is missing or damaged; nothing but the tombstones is there yet.
     """
-    ids = plan.source_ids
+    ids, wanted = plan.source_ids, plan.wanted
     digests = [media.sha256 for _, media in plan.found if media]
     tombstones = ledger.bury(plan.keys, digests, plan.channel)
-    wanted = Wanted(frozenset(ids), frozenset(plan.keys))
     found = releases_with(store, wanted) | releases_with(store, wanted, f"{REBUILT}/{FOLDER}")
-    without = release_without(store, wanted, figures=partial(_figures, ledger), funnel=ledger.funnel().as_seconds())
-    made = without.release
-    if made and made.changed:
-        ledger.put_release(made.id, made.digest, made.manifest["parent"] or "", made.clips, made.seconds)
+    if not store.exists(plan.mark):
+        store.write_text(plan.mark, json.dumps(_count(store, plan, found), indent=1) + "\n")
+    begun = json.loads(store.read_text(plan.mark))
+    if newest := latest_release(store):
+        ledger.put_release(*newest.record, late=True)
+    made = release_without(
+        store, wanted, figures=partial(_figures, ledger), funnel=ledger.funnel().as_seconds()
+    ).release
+    if made:
+        ledger.put_release(*made.record)
     older = {path: files for path, files in found.items() if made is None or path != f"{FOLDER}/{made.id}"}
     if purge:
         for path in older:
             store.remove(path)
-    files, size = _remove_files(store, ids)
+    for path in _files(store, ids):
+        store.fs.rm(path)
     forget(store, ids)
-    receipt: dict[str, Any] = {
+    with ledger.erased(ids) as rows:  # for good when the receipt is there
+        receipt = _receipt(store, plan, begun, made, older, rows, tombstones)
+        text = json.dumps(receipt, indent=1, ensure_ascii=False) + "\n"
+        name = f"{RECEIPTS}/{receipt['at'].replace(':', '')[:17]}Z-{receipt['digest'][:12]}.json"
+        store.write_text(name, text)
+    store.remove(plan.mark)
+    return {**receipt, "path": store.url(name)}
+
+
+def is_genuine(receipt: dict[str, Any]) -> bool:
+    """Whether a receipt, as read from its file, is as it was written."""
+    return receipt.get("digest") == digest({key: value for key, value in receipt.items() if key != "digest"})
+
+
+def _count(store: Store, plan: Plan, found: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What is there of the sources before anything goes; `found` is what holds or names them, by release."""
+    newest = latest_release(store)
+    place = f"{FOLDER}/{newest.id}" if newest else ""
+    names = found.get(place, ())
+    shards = [name for name in names if name.endswith(".parquet")]
+    lengths = [length for name in shards for length in rows_ms(store, f"{place}/{name}", plan.wanted)]
+    sizes = [int(store.fs.size(path)) for path in _files(store, plan.source_ids)]
+    return {
         "at": now().isoformat(timespec="seconds"),
+        "files": {"count": len(sizes), "bytes": sum(sizes)},
+        "release": {
+            "clips_removed": len(lengths),
+            "seconds_removed": sum(lengths) / 1000,
+            "shards_rewritten": shards,
+            "files_renewed": [name for name in names if name not in shards],
+        },
+        "releases": sorted(found),
+    }
+
+
+def _receipt(
+    store: Store,
+    plan: Plan,
+    begun: Mapping[str, Any],
+    made: Release | None,
+    older: Mapping[str, Sequence[str]],
+    rows: Mapping[str, int],
+    tombstones: Iterable[tuple[str, str]],
+) -> dict[str, Any]:
+    receipt: dict[str, Any] = {
+        "at": begun["at"],
         "asked": {
             "sources": list(plan.request.source_ids),
             "urls": list(plan.request.urls),
@@ -147,28 +234,21 @@ def take_down(store: Store, ledger: Ledger, plan: Plan, *, purge: bool) -> dict[
             "lists": [path.name for path in plan.request.lists],
         },
         "sources": [_describe(source, media) for source, media in plan.found],
-        "files": {"count": files, "bytes": size},
+        "taken_down_before": sorted(plan.before),
+        "files": begun["files"],
         "release": {
             "id": made.id if made else None,
             "parent": made.manifest["parent"] if made else None,
-            "clips_removed": without.clips,
-            "seconds_removed": without.seconds,
-            "shards_rewritten": list(without.rewritten),
-            "files_renewed": list(without.renewed),
+            **begun["release"],
         },
-        "older_releases": {"purged": sorted(older) if purge else [], "still_hold": {} if purge else older},
-        "rows": ledger.erase(ids),
+        "older_releases": {
+            "purged": sorted(path for path in {*begun["releases"], *older} if not store.exists(path)),
+            "still_hold": {path: list(files) for path, files in older.items() if store.exists(path)},
+        },
+        "rows": dict(rows),
         "tombstones": [{"kind": kind, "value": value} for kind, value in tombstones],
     }
-    receipt["digest"] = digest(receipt)
-    name = f"{RECEIPTS}/{receipt['at'].replace(':', '')[:17]}Z-{receipt['digest'][:12]}.json"
-    store.write_text(name, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
-    return {**receipt, "path": store.url(name)}
-
-
-def is_genuine(receipt: dict[str, Any]) -> bool:
-    """Whether a receipt, as read from its file, is as it was written."""
-    return receipt.get("digest") == digest({key: value for key, value in receipt.items() if key != "digest"})
+    return {**receipt, "digest": digest(receipt)}
 
 
 def _figures(ledger: Ledger, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,19 +267,9 @@ def _describe(source: SourceRow, media: MediaRow | None) -> dict[str, Any]:
     }
 
 
-def _remove_files(store: Store, source_ids: Sequence[str]) -> tuple[int, int]:
-    """Removes every file that is named after one of the sources; returns how many, and their bytes."""
+def _files(store: Store, source_ids: Sequence[str]) -> list[str]:
+    """Every file that is named after one of the sources."""
     wanted = set(source_ids)
-    count = size = 0
-    for path in _files(store):
-        if path.rsplit("/", 1)[-1][:16] in wanted:
-            size += int(store.fs.size(path))
-            count += 1
-            store.fs.rm(path)
-    return count, size
-
-
-def _files(store: Store) -> Iterable[str]:
-    for folder in store.fs.ls(store.root, detail=False):
-        if store.fs.isdir(folder) and folder.rsplit("/", 1)[-1] not in _KEPT:
-            yield from store.fs.find(folder)
+    places = [path for path in store.fs.ls(store.root, detail=False) if store.fs.isdir(path)]
+    files = (file for path in places if path.rsplit("/", 1)[-1] not in _KEPT for file in store.fs.find(path))
+    return [file for file in files if file.rsplit("/", 1)[-1][:16] in wanted]

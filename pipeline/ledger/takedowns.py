@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import delete, func, or_, select, update
@@ -27,6 +28,11 @@ from pipeline.ledger.tables import (
 _PART = 500  # ids in one statement
 
 
+def channel_key(name: str | None) -> str:
+    """A channel's name as tombstones have it: the same in any case, and however its accents are written."""
+    return unicodedata.normalize("NFC", name or "").casefold()
+
+
 class Takedowns(Core):
     """Takedowns as the ledger sees them."""
 
@@ -43,7 +49,8 @@ class Takedowns(Core):
             if channel:
                 named = MediaRow.details["channel"].as_string()
                 # Compared here: a database's lower() may know no letters but those of English.
-                spelt = [name for name in session.scalars(select(named).distinct()) if _fold(name) == _fold(channel)]
+                names = session.scalars(select(named).distinct()).all()
+                spelt = [name for name in names if channel_key(name) == channel_key(channel)]
                 for part in _parts(spelt):
                     found |= _sources(session, named.in_(part))
             while True:  # a copy has sections of its own, and a section may have been fetched in another revision
@@ -67,7 +74,7 @@ class Takedowns(Core):
             (kind, value) of all tombstones that stand for these now.
         """
         wanted = [("key", key) for key in keys] + [("media", sha256) for sha256 in media]
-        wanted += [("channel", _fold(channel))] if channel else []
+        wanted += [("channel", channel_key(channel))] if channel else []
         with self.session.begin() as session:
             for kind, value in dict.fromkeys(wanted):
                 if session.get(TombstoneRow, (kind, value)) is None:
@@ -81,17 +88,18 @@ class Takedowns(Core):
         same = or_(
             (TombstoneRow.kind == "key") & (TombstoneRow.value == key),
             (TombstoneRow.kind == "media") & (TombstoneRow.value == sha256),
-            (TombstoneRow.kind == "channel") & (TombstoneRow.value == _fold(channel)),
+            (TombstoneRow.kind == "channel") & (TombstoneRow.value == channel_key(channel)),
         )
         with self.session() as session:
             return session.scalar(select(TombstoneRow.kind).where(same).order_by(TombstoneRow.kind)) or ""
 
-    def erase(self, source_ids: Sequence[str]) -> dict[str, int]:
-        """Deletes all rows of sources that are buried; of what was tried only times and outcomes stay.
+    @contextmanager
+    def erased(self, source_ids: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Deletes all rows of sources that are buried, for good when the block has ended well.
 
-        Their seconds stay in the funnel, as taken down.
+        Of what was tried only times and outcomes stay. Their seconds stay in the funnel, as taken down.
 
-        Returns:
+        Yields:
             Number of rows deleted, by table.
         """
         gone: dict[str, int] = {}
@@ -114,12 +122,7 @@ class Takedowns(Core):
                 here = SharedRow.source_id.in_(part) | SharedRow.other_id.in_(part)
                 shared: Any = session.execute(delete(SharedRow).where(here))
                 gone[SharedRow.__tablename__] = gone.get(SharedRow.__tablename__, 0) + shared.rowcount
-        return gone
-
-
-def _fold(name: str | None) -> str:
-    """A channel's name as it is compared: in any case, and however its accents are written."""
-    return unicodedata.normalize("NFC", name or "").casefold()
+            yield gone
 
 
 def _parts(values: Sequence[str]) -> list[list[str]]:

@@ -87,7 +87,7 @@ def test_a_source_that_failed_or_is_out_says_why(desk: Desk) -> None:
     assert ask(desk, GONE)["in_short"] == f"It failed (permanent) at fetch: There is no such video ({GONE})."
     film = source_id(canonical_key(FILM))
     old = desk.ledger.clips()[0].clip_id
-    take_down(desk.store, desk.ledger, plan_takedown(desk.ledger, Request((film,))), purge=False)
+    take_down(desk.store, desk.ledger, plan_takedown(desk.store, desk.ledger, Request((film,))), purge=False)
     story = ask(desk, old)
     assert story["in_short"] == "Its rows are gone: it was taken down."
     assert [e["what"] for e in story["listed"]] == ["added", "taken_down"]

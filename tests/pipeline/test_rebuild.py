@@ -102,7 +102,7 @@ def test_what_was_taken_down_stays_out(desk: Desk, made: Release, web: Web, tmp_
     kept = tmp_path / "kept"
     Path(made.path).rename(kept)
     desk.store.remove("releases/latest")
-    take_down(desk.store, desk.ledger, plan_takedown(desk.ledger, Request(urls=(url("b"),))), purge=False)
+    take_down(desk.store, desk.ledger, plan_takedown(desk.store, desk.ledger, Request(urls=(url("b"),))), purge=False)
     web.downloads.clear()
     again = rebuild(kept, desk.store.root, known=desk.ledger)
     assert [(lost.url, lost.why) for lost in again.missing] == [(url("b"), "taken down")]

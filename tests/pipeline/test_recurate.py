@@ -225,9 +225,10 @@ def test_a_takedown_takes_what_was_said_with_it(desk: Desk) -> None:
     say(desk, 0, 0, 40, "drop")
     desk.ledger.bury([desk.ledger.source(id_of(0)).key], [])
 
-    gone = desk.ledger.erase([id_of(0)])
+    with desk.ledger.erased([id_of(0)]) as gone:
+        assert gone["reviews"] == 1
 
-    assert gone["reviews"] == 1 and desk.ledger.reviews() == []
+    assert desk.ledger.reviews() == []
 
 
 def test_reviews_come_in_order_and_by_source(desk: Desk) -> None:

@@ -151,7 +151,7 @@ class Year:
     def take_down(self) -> None:
         """Somebody asks for a video to go; it stays on the list."""
         url = self.draw.choice(sorted(self.truth.known))
-        plan = plan_takedown(self.desk.ledger, Request(urls=(url,)))
+        plan = plan_takedown(self.desk.store, self.desk.ledger, Request(urls=(url,)))
         receipt = take_down(self.desk.store, self.desk.ledger, plan, purge=self.draw.random() < 0.3)
         assert is_genuine({key: value for key, value in receipt.items() if key != "path"})
         self.releases.add(receipt["release"]["id"])

@@ -59,7 +59,7 @@ def refresh(desk: Desk, web: Web, *names: str) -> tuple[str, ...]:
 
 
 def down(desk: Desk, *, purge: bool = False, **asked: Any) -> dict[str, Any]:
-    return take_down(desk.store, desk.ledger, plan_takedown(desk.ledger, Request(**asked)), purge=purge)
+    return take_down(desk.store, desk.ledger, plan_takedown(desk.store, desk.ledger, Request(**asked)), purge=purge)
 
 
 def released(desk: Desk) -> set[str]:
@@ -249,7 +249,7 @@ def test_the_last_source_leaves_an_empty_release(tmp_path: Path, web: Web) -> No
     assert receipt["release"]["clips_removed"] == 1
 
 
-@pytest.mark.parametrize("step", ["releases_with", "release_without", "_remove_files"])
+@pytest.mark.parametrize("step", ["releases_with", "release_without", "forget"])
 def test_one_that_is_interrupted_keeps_the_source_out_and_is_finished_by_the_next(
     desk: Desk, web: Web, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,11 +265,26 @@ def test_one_that_is_interrupted_keeps_the_source_out_and_is_finished_by_the_nex
     assert a not in {source.source_id for source in desk.ledger.sources()}
 
 
+@pytest.mark.parametrize("asked", [{"urls": (url("b"),)}, {"channel": "SOME LABEL"}, {"source_ids": ()}])
+def test_older_releases_can_be_purged_later_by_the_same_command(desk: Desk, asked: dict[str, Any]) -> None:
+    asked = asked if any(asked.values()) else {"source_ids": (id_of(desk, "copy"),)}
+    first = desk.store.read_text("releases/latest").strip()
+    receipt = down(desk, **asked)
+    assert list(receipt["older_releases"]["still_hold"]) == [f"releases/{first}"]
+    again = down(desk, **asked, purge=True)
+    assert again["older_releases"] == {"purged": [f"releases/{first}"], "still_hold": {}}
+    assert (again["sources"], again["files"]["count"], again["release"]["clips_removed"]) == ([], 0, 0)
+    assert again["release"]["id"] == receipt["release"]["id"]
+    assert again["taken_down_before"] == sorted(source["source_id"] for source in receipt["sources"])
+    assert len(again["taken_down_before"]) == 2
+    assert desk.store.names("releases") == sorted([receipt["release"]["id"], "latest"])
+
+
 def test_what_is_not_here_is_said(desk: Desk) -> None:
     with pytest.raises(DvmsetError, match="no source 0123456789abcdef"):
-        plan_takedown(desk.ledger, Request(source_ids=("0123456789abcdef",)))
+        plan_takedown(desk.store, desk.ledger, Request(source_ids=("0123456789abcdef",)))
     with pytest.raises(DvmsetError, match="names no source"):
-        plan_takedown(desk.ledger, Request())
+        plan_takedown(desk.store, desk.ledger, Request())
 
 
 class Raises:

@@ -13,6 +13,7 @@ from pipeline.config import load_profile
 from pipeline.errors import DvmsetError
 from pipeline.ledger import Ledger
 from pipeline.process import Desk, Worker
+from pipeline.storage import Store
 from pipeline.takedown import Request, nobody_at_work, plan_takedown
 
 URL = "https://h.example/v.mp4"
@@ -75,9 +76,9 @@ def test_a_source_is_claimed_by_one_desk_and_not_again_when_it_is_done(ledger_ur
         desk.ledger.close()
 
 
-def test_nothing_is_taken_down_while_a_worker_is_at_it(ledger: Ledger) -> None:
+def test_nothing_is_taken_down_while_a_worker_is_at_it(ledger: Ledger, tmp_path: Path) -> None:
     ledger.add_sources([{"source_id": "a", **SOURCE}])
-    plan = plan_takedown(ledger, Request(urls=(URL,)))
+    plan = plan_takedown(Store(tmp_path), ledger, Request(urls=(URL,)))
     worker = Worker(ledger, 60)
     assert worker.take("a")
     with pytest.raises(DvmsetError, match="is at work on a; nothing was changed"), nobody_at_work(ledger, plan):

@@ -7,7 +7,7 @@ are assumptions, and each says where it comes from.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 from pipeline.config import FetchSettings, Profile
 from pipeline.errors import POLICIES
 from pipeline.fetch.hosts import host_of
-from pipeline.ledger import Rates, SourceRow, now
-from pipeline.process import STAGES, Desk
+from pipeline.ledger import Ledger, Rates, is_ledger, now
+from pipeline.process import STAGES
+from pipeline.process.stages import Stages
 from pipeline.sources import Source, read_list
+from pipeline.storage import Store
 
 LEAST = 5  # attempts or media that a measured rate rests on
 
@@ -38,9 +40,9 @@ REQUESTS = {
     "bilibili": Assumed(6.0, "an estimate: page, player, formats, and pieces of picture and sound"),
     "": Assumed(2.0, "a look at the file, and the file, as on the loopback site; a stream takes one a segment"),
 }
-# Seconds of work per second of media on 2 x86 cores with the nano profile, `python -m tests.benchmarks.stages`,
-# 2026-11-22 (README, "Measured"). The dvmset profile's models are larger: without a GPU, many times slower.
-REAL_TIME = {"shots": 0.032, "music": 0.051, "vision": 0.092, "codes": 0.014}
+# Seconds of work per second of media on 2 x86 cores with the nano profile, from README, "Measured" (a test holds
+# them together). The dvmset profile's models are larger: without a GPU, many times slower.
+REAL_TIME = {"shots": 0.044, "music": 0.059, "vision": 0.059, "codes": 0.015}
 REAL_TIME_SOURCE = "nano on 2 CPU cores (README, Measured)"
 YOUTUBE_PER_HOUR = 300  # videos of a session before YouTube blocks it: yt-dlp#11426, yt-dlp-wiki#52
 
@@ -132,7 +134,7 @@ class Plan:
 def make_plan(
     lists: Iterable[str | Path], data: str | Path, profile: Profile, *, ledger_url: str | None = None
 ) -> Plan:
-    """The plan of a build of lists; nothing is asked for, made or changed.
+    """The plan of a build of lists; nothing is asked for, made or changed, not even an empty ledger.
 
     Args:
         lists: source lists.
@@ -151,18 +153,20 @@ def make_plan(
         for source in good:
             skipped["listed twice"] += source.source_id in sources
             sources.setdefault(source.source_id, source)
-    known = ledger_url is not None or (Path(data) / "ledger.sqlite").is_file()
-    desk = Desk(data, profile, ledger_url=ledger_url) if known else None
-    if desk:
-        to_fetch = _not_done(desk, sources.values(), skipped)
-        rates = desk.ledger.rates()
-        desk.ledger.close()
+    store = Store(data, make=False)
+    place = ledger_url or f"sqlite:///{store.path('ledger.sqlite')}"
+    here: Counter[str] = Counter()
+    if is_ledger(place):
+        ledger = Ledger(place)
+        to_fetch = _not_done(Stages(store, profile, ledger, None), sources.values(), skipped, here)
+        rates = ledger.rates()
+        ledger.close()
     else:
         to_fetch, rates = list(sources.values()), Rates()
     wanted = [source for source in to_fetch if not _refused(source, profile.fetch, skipped)]
     assumed: dict[str, str] = {}
     hosts = _hosts(wanted, profile.fetch, rates, assumed)
-    stages = _stages(sum(h.seconds for h in hosts), hosts, profile, rates)
+    stages = _stages(here, hosts, profile, rates)
     return Plan(
         listed=len(sources) + sum(skipped[reason] for reason in ("rows that are no source", "listed twice")),
         to_fetch=len(wanted),
@@ -174,41 +178,45 @@ def make_plan(
     )
 
 
-def _not_done(desk: Desk, sources: Iterable[Source], skipped: Counter[str]) -> list[Source]:
-    """Sources that a build would work on; the reasons of the others are counted."""
-    at = now()
-    failures = {f.source_id: f for f in desk.ledger.failures()}
-    known = {row.source_id: row for row in desk.ledger.sources()}
-    buried, outdated = desk.ledger.buried_keys(), desk.ledger.outdated_ids()
+def _not_done(stages: Stages, sources: Iterable[Source], skipped: Counter[str], here: Counter[str]) -> list[Source]:
+    """Sources that a build would fetch.
+
+    Args:
+        stages: of the data folder.
+        sources: of the lists.
+        skipped: gets the reasons of the others.
+        here: gets, by stage, the milliseconds of media that are here already and are to be worked on.
+    """
+    ledger, at = stages.ledger, now()
+    failures = {f.source_id: f for f in ledger.failures()}
+    known = {row.source_id: row for row in ledger.sources()}
+    buried, outdated = ledger.buried_keys(), ledger.outdated_ids()
     left = []
     for source in sources:
         row, failure = known.get(source.source_id), failures.get(source.source_id)
         if source.key in buried:
             skipped["taken down"] += 1
-        elif row is not None and row.source_id not in outdated and (reason := _needs_no_fetch(desk, row)):
-            skipped[reason] += 1
+        elif row is None:
+            left.append(source)
+        elif row.state == "ready" and row.done_key == stages.files.done_key and row.source_id not in outdated:
+            skipped["up to date"] += 1
         elif failure is not None and (failure.due is None or failure.due > at):
             when = "failed for good" if POLICIES[failure.error_class].then == "never" else (  # type: ignore[index]
                 "failed and wait for a person" if failure.due is None else "failed and not due yet"
             )  # fmt: skip
             skipped[f"{when} ({failure.error_class})"] += 1
         else:
-            left.append(source)
+            media = ledger.media(row.source_id)
+            if media is None or media.key != stages.files.media_key(row):
+                left.append(source)
+                continue
+            lacks = stages.lacks(row, media)
+            if "fetch" in lacks:
+                left.append(source)
+                continue
+            here.update(dict.fromkeys(lacks, media.duration_ms))
+            skipped[f"fetched already; {'its features are missing' if lacks else 'only its verdict is made anew'}"] += 1
     return left
-
-
-def _needs_no_fetch(desk: Desk, row: SourceRow) -> str:
-    """Why a source is not fetched although it is listed; "" if it is, or has failed."""
-    if row.state == "ready" and row.done_key == desk.files.done_key:
-        return "up to date"
-    media = desk.ledger.media(row.source_id) if row.state != "failed" else None
-    if media is None:
-        return ""
-    if desk.store.exists(media.name):
-        return "fetched already; only its features are missing"
-    if desk.store.exists(desk.files.shots(media)) and desk.store.exists(desk.files.curves(row, media)):
-        return "measured already; fetched only if the settings now want other clips of it"
-    return ""
 
 
 def _refused(source: Source, settings: FetchSettings, skipped: Counter[str]) -> bool:
@@ -254,7 +262,8 @@ def _hosts(sources: Iterable[Source], settings: FetchSettings, rates: Rates, ass
     return sorted(plans, key=lambda plan: (-plan.wall_s, plan.host))
 
 
-def _stages(media_s: float, hosts: Sequence[HostPlan], profile: Profile, rates: Rates) -> list[StagePlan]:
+def _stages(here: Mapping[str, int], hosts: Sequence[HostPlan], profile: Profile, rates: Rates) -> list[StagePlan]:
+    media_s = sum(h.seconds for h in hosts)
     at_a_time = max(1, profile.fetch.threads // max(1, profile.fetch.per_host))  # hosts side by side
     fetch_s = max([0.0, *(h.wall_s for h in hosts), sum(h.wall_s for h in hosts) / at_a_time])
     stages = [StagePlan("fetch", fetch_s, fetch_s / media_s if media_s else 0.0, "manners of the settings")]
@@ -266,7 +275,7 @@ def _stages(media_s: float, hosts: Sequence[HostPlan], profile: Profile, rates: 
             rate, source = measured[0], f"{measured[1]} sources in the ledger"
         else:
             rate, source = REAL_TIME[stage], REAL_TIME_SOURCE
-        stages.append(StagePlan(stage, media_s * rate, rate, source))
+        stages.append(StagePlan(stage, (media_s + here.get(stage, 0) / 1000) * rate, rate, source))
     return stages
 
 

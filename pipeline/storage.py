@@ -56,15 +56,18 @@ class Store:
 
     Args:
         url: a path or an fsspec URL such as `s3://bucket/data`.
+        make: makes the folder if it isn't there.
 
     Raises:
         DvmsetError: it can't be a data folder.
         SettingsError: nothing here knows that kind of URL.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, *, make: bool = True) -> None:
         self.fs, self.root = _filesystem(url)
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        if not make:
+            return
         try:
             self.fs.makedirs(self.root, exist_ok=True)
         except _faults() as error:

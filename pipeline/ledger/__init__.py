@@ -4,6 +4,7 @@ One SQLAlchemy database (SQLite in WAL mode by default, Postgres by URL). Times 
 that sums are exact.
 """
 
+from pipeline.ledger.core import is_ledger
 from pipeline.ledger.ledger import Funnel, Ledger
 from pipeline.ledger.lists import ListChanges
 from pipeline.ledger.records import Record
@@ -60,5 +61,6 @@ __all__ = [
     "Story",
     "TombstoneRow",
     "UpstreamRow",
+    "is_ledger",
     "now",
 ]

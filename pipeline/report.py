@@ -1,4 +1,7 @@
-"""The report of a release: one HTML page that needs no server and no network. Figures are the manifest's own."""
+"""The report of a release: one HTML page that needs no server and no network.
+
+Funnel and distributions are the manifest's; the stretches that it shows and the plots of thresholds are `exhibits`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.card import TEMPLATES
+from pipeline.exhibits import SOUND_S, SOURCES
 
-WIDTH = 860  # of a picture, px
+WIDTH, LEFT = 640, 92  # of a timeline, px, and where time begins in it
 _REASONS = {
     "speech": "speech without music, or louder than it",
     "voice": "too much voice over the music, mostly singing",
     "no_music": "sound, but no music",
-    "silence": "silence",
+    "silence": "nothing is heard",
     "too_short": "music, but too short to be a clip",
     "partial_shot": "music in a shot that isn't in the stretch whole",
     "off_beat": "music before the first or after the last beat of a clip",
@@ -28,10 +32,10 @@ _REASONS = {
     "pending": "not worked on yet",
     "failed": "the source failed",
 }
-_LANES = (  # name, colour, what the stretch's `view` calls it
-    ("music", "#1a7f37"),
-    ("speech", "#bf3989"),
-    ("voice_ratio", "#bc4c00"),
+_LANES = (  # curve, colour, its threshold
+    ("music", "#1a7f37", "music_min"),
+    ("speech", "#bf3989", "speech_min"),
+    ("voice_ratio", "#bc4c00", "voice_ratio_max"),
 )
 
 
@@ -63,6 +67,8 @@ def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = No
         kept=[s for s in stretches if not s["reason"]],
         dropped=[s for s in stretches if s["reason"]],
         sounds=any(s.get("sound") for s in stretches),
+        sources=SOURCES,
+        sound_s=SOUND_S,
     )
 
 
@@ -74,11 +80,10 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{seconds % 60:05.2f}"
 
 
-def _svg(height: int, parts: Sequence[str], width: int = WIDTH) -> Markup:
+def _svg(height: int, parts: Sequence[str], width: int = WIDTH, extra: str = "") -> Markup:
     """Shapes as a picture; every text in them is ours or a number."""
-    return Markup(
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'
-    )
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return Markup(f'<svg {size} role="img" {extra}>{"".join(parts)}</svg>')
 
 
 def _bars(measure: dict[str, Any]) -> Markup:
@@ -118,15 +123,14 @@ def _thresholds(score: dict[str, Any]) -> Markup:
 
 
 def _timeline(stretch: dict[str, Any]) -> Markup:
-    """Waveforms, scores, stems, cuts, beats and rhythm curve of a stretch, on one time axis."""
+    """Waveforms, scores, stems, cuts, beats and rhythm curve of a stretch on one time axis; the page moves `.head`."""
     view = stretch.get("view")
     if not view:
-        return Markup("")
+        return Markup('<p class="muted">Nothing was measured here: it was dropped before that.</p>')
     start, end = view["start_s"], view["end_s"]
-    left = 110
 
     def x(t: float) -> float:
-        return left + (WIDTH - left) * (t - start) / max(end - start, 1e-9)
+        return LEFT + (WIDTH - LEFT) * (t - start) / max(end - start, 1e-9)
 
     a, b = x(stretch["start_s"]), x(min(stretch["end_s"], end))
     tint = "#fff1e5" if stretch["reason"] else "#dafbe1"
@@ -134,12 +138,14 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
     for name, colour in (("mix", "#57606a"), ("stem", "#0969da")):
         if wave := view["waves"].get(name):
             label = "sound" if name == "mix" else "without voice"
-            parts += [_label(y + 24, label), _wave(wave, left, y + 20, 18, colour)]
+            parts += [_label(y + 24, label), _wave(wave, y + 20, 18, colour)]
             y += 46
     curves = view["curves"]
-    for name, colour in _LANES:
+    for name, colour, threshold in _LANES:
         if values := curves.get(name):
             parts += [_label(y + 18, name.replace("_", " ")), *_steps(values, curves["first_s"], x, y, colour, (0, 1))]
+            at = y + 24 - 24 * view["thresholds"][threshold]
+            parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}" stroke="#57606a" class="dash"/>')
             y += 30
     for name, values in curves.get("stems_db", {}).items():
         lane = _steps(values, curves["first_s"], x, y, "#8250df", (-80.0, 0.0))
@@ -153,6 +159,10 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
         )
         parts += [_label(y + 18, "rhythm curve"), f'<polyline points="{line}" fill="none" stroke="#24292f"/>']
         y += 30
+    else:
+        why = "not computed: dropped before vision" if stretch["reason"] else "not stored"
+        parts += [_label(y + 14, "rhythm curve"), _label(y + 14, why, LEFT)]
+        y += 22
     parts.append(_label(y + 12, "beats"))
     for t in view["beats_s"]:
         if start <= t <= end:
@@ -161,21 +171,24 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
     cuts = [
         f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{y}" stroke="#cf222e" opacity=".6"/>' for t in view["cuts_s"]
     ]
-    ticks = [f'<text x="{x(t):.1f}" y="{y + 14}" text-anchor="middle">{_clock(t)}</text>' for t in _ticks(start, end)]
+    ticks = [f'<text x="{x(t):.1f}" y="{y + 14}" text-anchor="middle">{_tick(t)}</text>' for t in _ticks(start, end)]
     shade = f'<rect x="{a:.1f}" y="0" width="{max(b - a, 0):.1f}" height="{y}" fill="{tint}"/>'
-    return _svg(y + 20, [shade, *parts, *cuts, *ticks])
+    head = f'<line class="head" x1="{a:.1f}" x2="{a:.1f}" y1="0" y2="{y}" stroke="#0550ae" stroke-width="2"/>'
+    second = (WIDTH - LEFT) / max(end - start, 1e-9)
+    moves = f'data-from="{a:.2f}" data-second="{second:.4f}"'  # px: where the sound begins, and of each second of it
+    return _svg(y + 20, [shade, *parts, *cuts, *ticks, head], extra=moves)
 
 
-def _label(y: float, text: str) -> str:
-    return f'<text x="0" y="{y}">{Markup.escape(text)}</text>'
+def _label(y: float, text: str, x: int = 0) -> str:
+    return f'<text x="{x}" y="{y}">{Markup.escape(text)}</text>'
 
 
-def _wave(wave: dict[str, list[float]], left: int, middle: int, tall: int, colour: str) -> str:
+def _wave(wave: dict[str, list[float]], middle: int, tall: int, colour: str) -> str:
     n = max(len(wave["low"]), 1)
-    step = (WIDTH - left) / n
+    step = (WIDTH - LEFT) / n
     loud = max([*map(abs, wave["low"]), *map(abs, wave["high"]), 1e-3])
     path = "".join(
-        f"M{left + i * step:.1f} {middle - tall * high / loud:.1f}V{middle - tall * low / loud + 0.3:.1f}"
+        f"M{LEFT + i * step:.1f} {middle - tall * high / loud:.1f}V{middle - tall * low / loud + 0.3:.1f}"
         for i, (low, high) in enumerate(zip(wave["low"], wave["high"], strict=True))
     )
     return f'<path d="{path}" stroke="{colour}" fill="none"/>'
@@ -187,13 +200,17 @@ def _steps(values: list[float], first_s: float, x: Any, y: int, colour: str, spa
     parts = []
     for i, value in enumerate(values):
         tall = 24 * min(max((value - low) / (high - low), 0.0), 1.0)
-        at, until = max(x(first_s + i), 110.0), min(x(first_s + i + 1), float(WIDTH))
+        at, until = max(x(first_s + i), float(LEFT)), min(x(first_s + i + 1), float(WIDTH))
         if until > at:
             parts.append(
                 f'<rect x="{at:.1f}" y="{y + 24 - tall:.1f}" width="{until - at:.1f}" height="{tall:.1f}" '
                 f'fill="{colour}" opacity=".75"><title>{value:g}</title></rect>'
             )
     return parts
+
+
+def _tick(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _ticks(start: float, end: float) -> list[float]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import mlcroissant
 import pytest
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from pipeline.clips import samples
 from pipeline.shards import read_rows
@@ -35,6 +40,11 @@ def build(source_list: Path, data: Path) -> subprocess.CompletedProcess[str]:
 def status(data: Path) -> dict[str, object]:
     result: dict[str, object] = json.loads(run("status", "--data", data, "--json").stdout)
     return result
+
+
+def newest(data: Path) -> Path:
+    """The folder of the newest release."""
+    return data / "releases" / (data / "releases" / "latest").read_text().strip()
 
 
 def shard_digests(data: Path) -> list[tuple[str, str]]:
@@ -90,6 +100,45 @@ def test_the_release_is_valid_and_its_clips_are_of_the_right_sources(built: Path
         assert row["clip_global"].shape[0] == samples(0, round(1000 * row["seconds"]), 1)
         assert row["codes"].shape == (4, samples(0, round(1000 * row["seconds"]), 50))
         assert row["patch_distance"].shape == (samples(0, round(1000 * row["seconds"]), 25),)
+
+
+def test_card_and_croissant_of_the_build_pass_the_eyes_of_the_hub_and_of_mlcroissant(built: Path, site: Site) -> None:
+    release = newest(built)
+    data = DatasetCard.load(release / "README.md").data
+    known = json.loads((Path(datasets.__file__).parent / "utils/resources/size_categories.json").read_text())
+    assert isinstance(data, DatasetCardData) and data.license == "other" and data.to_dict()["license_name"]
+    assert data.size_categories == ["n<1K"] and set(data.size_categories) <= set(known)
+    configs = {config["config_name"]: config["data_files"] for config in data.to_dict()["configs"]}
+    assert all(list(release.glob(part["path"])) for part in configs["default"])
+    assert (release / configs["preview"]).is_file()
+
+    described = mlcroissant.Dataset(jsonld=str(release / "croissant.json"))
+    assert not described.metadata.issues.errors
+    rows = {row["clip_id"]: row for row in read_rows(sorted(release.glob("*.parquet")))}
+    records = [{n.removeprefix("clips/"): v for n, v in r.items()} for r in described.records("clips")]
+    assert {record["clip_id"].decode() for record in records} == set(rows)
+    for record in records:
+        row = rows[record["clip_id"].decode()]
+        assert record["url"].decode() == row["url"] in (site.url("trailer.mp4"), site.url("city.mp4"))
+        assert record["tempo_bpm"] == pytest.approx(float(row["tempo_bpm"]))
+        assert record["codes"] == row["codes"].tobytes()
+
+
+def test_the_card_says_how_the_build_was_made_and_its_way_to_rebuild_works_as_printed(built: Path, site: Site) -> None:
+    release = newest(built)
+    card = (release / "README.md").read_text()
+    assert "\ndvmset build LIST --data DIR --profile nano --set fetch.allow_loopback=true\n" in card
+    said = json.loads((release / "manifest.json").read_text())["provenance"]
+    assert [(one["rows"], one["versions"]) for one in said["lists"]] == [(len(NEIGHBOURS) - 1, 1)]
+    assert said["list"]["languages"][""]["sources"] == 2, "files state no language"
+    [printed] = re.findall(r"```sh\n(dvmset rebuild .*)\n```", card)
+    words = shlex.split(printed)
+    words[words.index("manifest.json")] = str(release / "manifest.json")
+    asked = len(site.requests)
+    made = run(*[str(built) if word == "DIR" else word for word in words[1:]], "--json")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert json.loads(made.stdout)["whole"]
+    assert len(site.requests) == asked
 
 
 def test_a_second_run_does_nothing_and_asks_the_site_for_nothing(built: Path, source_list: Path, site: Site) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +22,20 @@ from fastapi.testclient import TestClient
 from flows.review.preview import Previews
 from flows.review.server import make_app
 from flows.review.session import Session
-from pipeline.config import load_profile
 from pipeline.errors import DvmsetError
-from pipeline.media import encode, probe
+from pipeline.media import probe
 from pipeline.process import Desk
 from pipeline.process.artefacts import STEM_RATE
 from pipeline.recurate import release_profile
-from pipeline.sources import Source, canonical_key, source_id
 from pipeline.storage import Store
 from tests.browser import page_in_chromium
-from tests.world import Web, work
-
-PATTERNS = (  # a second each; see `tests.world`; a cut at 10 s in each
-    "m" * 24 + "v" * 6 + "1" * 20,
-    "1" * 24 + "s" * 4 + "m" * 18,
-    "2" * 12 + "m" * 30,
-    "m" * 12 + "3" * 9 + "m" * 12,
-    "v" * 15 + "m" * 15,
-    "m" * 40 + "v" * 5 + "1" * 14,
-    "1" * 30 + "v" * 8,
-    "m" * 22 + "v" * 9 + "m" * 22,
-    "s" * 7 + "m" * 26 + "v" * 10,
-    "v" * 8 + "1" * 25 + "s" * 6 + "m" * 14,
-)
+from tests.kept import PATTERNS, keep_media
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data folder whose media was kept; measured by the world's stages, with media that plays in its place."""
-    folder = tmp_path_factory.mktemp("review") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        web = Web({f"https://s{i}.example/video.mp4": heard for i, heard in enumerate(PATTERNS)})
-        web.replace_edges(patch)
-        buckets = "release.buckets={train: 1, validation: 1, test: 1}"
-        desk = Desk(folder, load_profile("nano", ["fetch.keep_media=true", buckets]))
-        keys = {url: canonical_key(url) for url in web.videos}
-        desk.add([Source(source_id(k, None, None), k, url, "promo", None, None, "", "", 1) for url, k in keys.items()])
-        work(desk, desk.pending())
-        assert desk.release() is not None
-    for source in desk.ledger.sources():
-        media = desk.ledger.media(source.source_id)
-        assert media is not None
-        _film(Path(desk.store.path(media.name)), media.duration_ms // 1000)
-    desk.ledger.close()
-    yield folder
-
-
-def _film(path: Path, seconds: int) -> None:
-    """A clock hand that goes round every five seconds, and a tone that rises by a step each second."""
-    t = np.arange(seconds * 16_000) / 16_000
-    tone = 0.3 * np.sin(2 * np.pi * (220 + 20 * np.floor(t)) * t)
-    frames = np.full((seconds * 5, 72, 128, 3), 40, np.uint8)
-    for i, frame in enumerate(frames):
-        frame[:, (i % 25) * 5 : (i % 25) * 5 + 5] = 220
-    encode(path, frames, Fraction(5), tone[None].astype(np.float32), 16_000)
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder whose media was kept."""
+    return keep_media(tmp_path_factory.mktemp("review") / "data")
 
 
 @pytest.fixture

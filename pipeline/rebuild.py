@@ -133,7 +133,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         genuine = stated == digest({key: value for key, value in said.items() if key != "digest"})
     except FileNotFoundError:
         raise ShardError(f"There is no manifest {path}.", hint="Name the manifest.json of a release.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         hint = "Name the manifest.json of a release; those made before releases listed their sources can't be rebuilt."
         raise ShardError(f"{path} can't be read as a manifest to rebuild from: {error!r}.", hint=hint) from error
     if not genuine:

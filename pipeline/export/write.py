@@ -20,7 +20,7 @@ from pipeline.export.choice import Choice
 from pipeline.export.fiftyone import how_to_load, labels
 from pipeline.shards import Row, Shard, write_shard
 from pipeline.shards.schema import BLOBS
-from pipeline.shards.validator import MANIFEST
+from pipeline.shards.validator import MANIFEST, parse_manifest
 from pipeline.storage import TEMPORARY, local_folder
 
 Format = Literal["hf", "webdataset", "fiftyone"]
@@ -57,18 +57,15 @@ def export(folder: str | Path, out: Path, form: Format, choice: Choice) -> dict[
 def _read_manifest(place: Path, folder: str | Path) -> tuple[dict[str, Any], dict[str, list[Path]]]:
     """A manifest, and the shards of each split."""
     try:
-        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        shards = {
-            split: [place / e["name"] for e in manifest["shards"] if e["split"] == split]
-            for split in manifest["splits"]
-        }
-        return {**manifest, "id": manifest["id"], "digest": manifest["digest"]}, shards
-    except FileNotFoundError:
+        manifest = parse_manifest((place / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         hint = "Name the folder of a release."
         raise ShardError(f"{folder} is no release: there is no {MANIFEST} in it.", hint=hint) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         hint = "`dvmset validate` names all that is wrong with it."
-        raise ShardError(f"The manifest of {folder} can't be read: {error!r}.", hint=hint) from error
+        raise ShardError(f"The manifest of {folder} can't be read: {error}.", hint=hint) from error
+    shards = {split: [e["name"] for e in manifest["shards"] if e["split"] == split] for split in manifest["splits"]}
+    return manifest, {split: [place / name for name in names] for split, names in shards.items()}
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import ShardError
 from pipeline.release.diff import CHANGES, Change, Explain, compare, read_changes, unexplained
-from pipeline.shards.validator import MANIFEST
+from pipeline.shards.validator import MANIFEST, parse_manifest
 from pipeline.storage import Store
 
 
@@ -35,11 +34,8 @@ class Place:
         if not store.exists(MANIFEST):
             raise ShardError(f"{folder} is no release: it has no {MANIFEST}.", hint=hint)
         try:
-            manifest = json.loads(store.read_text(MANIFEST))
-            if lacking := {"id", "parent", "shards"} - manifest.keys():
-                raise ValueError(f"it has no {', '.join(sorted(lacking))}")
-            return cls(store, manifest)
-        except (ValueError, AttributeError) as error:
+            return cls(store, parse_manifest(store.read_text(MANIFEST)))
+        except (OSError, ValueError) as error:
             raise ShardError(f"The manifest of {folder} can't be read: {error}.", hint=hint) from error
 
     @property
@@ -68,7 +64,7 @@ def _reasons(old: Place, new: Place) -> Explain:
     while place.id != old.id:
         line.append(place)
         beside = f"{str(place.store).rpartition('/')[0]}/{place.manifest['parent']}"
-        if place.manifest["parent"] is None or not place.store.fs.exists(f"{beside}/{MANIFEST}"):
+        if place.manifest.get("parent") is None or not place.store.fs.exists(f"{beside}/{MANIFEST}"):
             return unexplained
         place = Place.at(beside)
     known: dict[str, str] = {}
@@ -86,9 +82,9 @@ def _reasons(old: Place, new: Place) -> Explain:
 def differences(old: Place, new: Place) -> dict[str, dict[str, dict[str, Any]]]:
     """Settings, models and tools that differ: `then` and `now` by dotted name."""
     parts = {
-        "settings": lambda manifest: _flat(manifest["settings"]["values"]),
-        "models": lambda manifest: _flat(manifest["models"]),
-        "tools": lambda manifest: manifest["tools"],
+        "settings": lambda manifest: _flat(manifest["settings"].get("values", {})),
+        "models": lambda manifest: _flat(manifest.get("models", {})),
+        "tools": lambda manifest: manifest.get("tools", {}),
     }
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for part, values_of in parts.items():

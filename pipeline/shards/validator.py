@@ -18,6 +18,12 @@ from pipeline.storage import digest, file_digest, local_folder
 
 MANIFEST = "manifest.json"
 SHARD_KEYS = ("name", "split", "rows", "seconds", "sources", "groups", "bytes", "sha256", "key")
+_NEEDED = ("id", "digest", "shards", "splits", "settings")
+_PARTS: dict[str, Any] = {
+    **{"id": str, "digest": str, "shards": list, "splits": dict, "settings": dict},
+    **dict.fromkeys(("files", "provenance", "funnel", "models", "tools"), dict),
+    "faces": dict | list,  # a list in older ones
+}
 _SUMS = {"clips": "rows", "seconds": "seconds", "sources": "sources", "groups": "groups", "bytes": "bytes"}
 
 
@@ -102,7 +108,9 @@ def _validate(folder: Path, threads: int) -> Report:
     listed = {entry["name"]: entry for entry in manifest.get("shards", [])}
     there = {path.name for path in folder.glob("*.parquet")}
     problems += [Problem(name, "is in the manifest, but not in the folder") for name in sorted(listed.keys() - there)]
-    problems += [Problem(name, "is in the folder, but not in the manifest") for name in sorted(there - listed.keys())]
+    if manifest:  # else all of them would be named
+        unlisted = sorted(there - listed.keys())
+        problems += [Problem(name, "is in the folder, but not in the manifest") for name in unlisted]
     with ThreadPoolExecutor(threads) as pool:
         shards = list(pool.map(lambda name: _check_shard(folder / name, listed.get(name)), sorted(there)))
     problems += [problem for shard in shards for problem in shard.problems]
@@ -127,26 +135,51 @@ class _Facts:
     sources: set[str] = field(default_factory=set)
 
 
+def parse_manifest(text: str) -> dict[str, Any]:
+    """A manifest, of whose parts each is of the kind that it should be; what they say isn't checked.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    manifest = json.loads(text)
+    if not isinstance(manifest, dict):
+        raise ValueError("it is no JSON object")
+    for name, kinds in _PARTS.items():
+        if name not in manifest and name in _NEEDED:
+            raise ValueError(f"it has no {name}")
+        if name in manifest and not isinstance(manifest[name], kinds):
+            raise ValueError(f"its {name} can't be {json.dumps(manifest[name])[:40]}")
+    if not isinstance(manifest["settings"].get("digest"), str):
+        raise ValueError("its settings have no digest")
+    for entry in manifest["shards"]:
+        if missing := [key for key in SHARD_KEYS if not isinstance(entry, dict) or key not in entry]:
+            raise ValueError(f"one of its shards has no {', '.join(missing)}")
+    files = manifest.get("files", {})
+    for part, key in ((manifest["splits"], "clips"), (files, "sha256")):
+        if bad := [name for name, entry in part.items() if not isinstance(entry, dict) or key not in entry]:
+            raise ValueError(f"{bad[0]} has no {key} in it")
+    names = [*(entry["name"] for entry in manifest["shards"]), *files, *manifest.get("faces", ())]
+    if outside := [name for name in names if not isinstance(name, str) or {"", ".."} & {*name.split("/")}]:
+        raise ValueError(f"{outside[0]!r} is no file of a release")
+    return manifest
+
+
 def _read_manifest(folder: Path) -> tuple[dict[str, Any], list[Problem]]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        missing = {f"{key} of a shard" for entry in manifest["shards"] for key in SHARD_KEYS if key not in entry}
-        missing |= {f"sha256 of {name}" for name, entry in manifest.get("files", {}).items() if "sha256" not in entry}
-        if missing:
-            raise KeyError(", ".join(sorted(missing)))
-        stated, settings = manifest["digest"], manifest["settings"]["digest"]
+        manifest = parse_manifest((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, [Problem(MANIFEST, "is missing, so this is no release, or one that was never finished")]
-    except (ValueError, KeyError, TypeError) as error:
-        return {}, [Problem(MANIFEST, f"can't be read as a manifest: {error!r}")]
+    except (OSError, ValueError) as error:
+        return {}, [Problem(MANIFEST, f"can't be read as a manifest: {error}")]
+    stated, settings = manifest["digest"], manifest["settings"]["digest"]
     problems = []
     if manifest.get("schema_version") != SCHEMA_VERSION:
         version = manifest.get("schema_version")
         problems.append(Problem(MANIFEST, f"has schema version {version}; this dvmset reads {SCHEMA_VERSION}"))
     if stated != digest({key: value for key, value in manifest.items() if key != "digest"}):
         problems.append(Problem(MANIFEST, "has been changed by hand: its digest isn't that of its content"))
-    if manifest.get("id") != release_id(release_digest((e["sha256"] for e in manifest["shards"]), settings)):
-        problems.append(Problem(MANIFEST, f"the id {manifest.get('id')} isn't that of these shards and settings"))
+    if manifest["id"] != release_id(release_digest((e["sha256"] for e in manifest["shards"]), settings)):
+        problems.append(Problem(MANIFEST, f"the id {manifest['id']} isn't that of these shards and settings"))
     return manifest, problems
 
 

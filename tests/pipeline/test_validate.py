@@ -6,9 +6,12 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from pipeline.card import render_card
 from pipeline.faces import SILENT, without_sound
 from pipeline.release import Release
@@ -94,11 +97,39 @@ def test_a_manifest_edited_by_hand_is_named_and_one_whose_digest_was_mended_diso
     assert [file for file, _ in problems(folder)] == ["README.md", "croissant.json", "report.html"]
 
 
-@pytest.mark.parametrize("broken", ['{"shards": 3}', "[]", "null", '{"shards": [], "files": {"x": 1}}', "\xff"])
+@pytest.mark.parametrize("broken", ['{"shards": 3}', "[]", "null", "{", '{"shards": [], "files": {"x": 1}}', "\xff"])
 def test_what_is_no_manifest_is_said_to_be_none(folder: Path, broken: str) -> None:
     (folder / "manifest.json").write_bytes(broken.encode("latin-1"))
-    file, why = problems(folder)[0]
+    ((file, why),) = problems(folder)
     assert (file, why.partition(":")[0]) == ("manifest.json", "can't be read as a manifest")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "why"),
+    [
+        ("id", None, "its id can't be null"),
+        ("splits", 3, "its splits can't be 3"),
+        ("splits", {"train": {}}, "train has no clips in it"),
+        ("shards", {}, "its shards can't be {}"),
+        ("shards", [3], "one of its shards has no name, split"),
+        ("settings", {}, "its settings have no digest"),
+        ("files", None, "its files can't be null"),
+        ("files", {"../list.txt": {"sha256": ""}}, "'../list.txt' is no file of a release"),
+        ("files", {"/etc/passwd": {"sha256": ""}}, "'/etc/passwd' is no file of a release"),
+        ("faces", 3, "its faces can't be 3"),
+        ("provenance", [], "its provenance can't be []"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(folder: Path, part: str, value: Any, why: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, part: value}))
+    ((file, said),) = problems(folder)
+    assert file == "manifest.json" and said.startswith(f"can't be read as a manifest: {why}")
+    for command in (["diff", str(folder), str(folder)], ["export", str(folder), "-o", str(folder.parent / "out")]):
+        done = CliRunner().invoke(app, command)
+        assert (done.exit_code, isinstance(done.exception, SystemExit)) == (2, True)
+        assert "can't be read" in done.stderr
+    assert not (folder.parent / "out").exists()
 
 
 def test_a_face_that_is_no_text_is_named(folder: Path) -> None:

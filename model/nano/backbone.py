@@ -4,9 +4,9 @@
 
 A first run renders its songs and encodes them (`material`; about ten minutes). Training goes on from the checkpoint
 beside `--out` if there is one, stops when the minutes are used up, writes the weights and prints the held-out tables.
-`--evaluate` prints the tables of weights that are there, `--samples FOLDER` writes sounds to listen to. The weights
-file is one of `checkpoints.save_backbone`, float16, with the T5 in it: `bundled:backbone` for decoder and T5 of a
-preset.
+`--evaluate` prints the tables of weights that are there, `--samples FOLDER` writes a page of sounds to listen to. The
+weights file is one of `checkpoints.save_backbone`, float16, with the T5 in it: `bundled:backbone` for decoder and T5 of
+a preset.
 """
 
 from __future__ import annotations
@@ -111,27 +111,26 @@ def main() -> None:
     parser = training.options(__doc__ or "", __file__, minutes=35.0)
     parser.add_argument("--codec", default="bundled:codec", help="as in a profile's codec.model")
     parser.add_argument("--songs", type=int, default=TRAIN, help="how many to train on")
-    parser.add_argument("--samples", type=Path, metavar="FOLDER", help="don't train; write sounds of the weights there")
+    parser.add_argument("--samples", type=Path, metavar="FOLDER", help="don't train; write a page of sounds there")
     options = parser.parse_args()
     from model.nano import held_out
 
     console = Console()
     torch.set_num_threads(1)
     codec = load_codec(CodecSettings(model=options.codec, device="cpu"))
-    splits = (
-        material("train", options.songs, codec, options.threads),
-        material("test", TEST, codec, options.threads),
-    )
-    if not options.evaluate and not options.samples:
-        console.print(f"songs: {len(splits[0].codes)} to train on, {len(splits[1].codes)} held out; codec {codec.id}")
-        train(options.minutes, options.out, *splits, codec.digest, options.seed, options.threads, console)
+    test = material("test", TEST, codec, options.threads)
+    if options.samples:
+        torch.set_num_threads(options.threads)
+        console.print(str(held_out.write_samples(Captioned.read(options.out), codec, test, options.samples)))
+        return
+    learned = material("train", options.songs, codec, options.threads)
+    if not options.evaluate:
+        console.print(f"songs: {len(learned.codes)} to train on, {len(test.codes)} held out; codec {codec.id}")
+        train(options.minutes, options.out, learned, test, codec.digest, options.seed, options.threads, console)
     torch.set_num_threads(options.threads)
     model = Captioned.read(options.out)
-    if options.samples:
-        held_out.write_samples(model, codec, splits[1], options.samples, console)
-    else:
-        tables = held_out.table(model, *splits), held_out.accents_table(model, codec, splits[1])
-        show(console, Path(__file__), options.out, *tables)
+    tables = held_out.table(model, learned, test), held_out.accents_table(model, codec, test)
+    show(console, Path(__file__), options.out, *tables)
 
 
 def train(

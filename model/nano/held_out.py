@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from model.nano.backbone import FRAME_RATE, Captioned, batch_of, tokenize
 from model.nano.material import Material
 from model.semantic import Text
 from pipeline.codec import Codec
-from pipeline.media import write_wav
+from pipeline.nano.listening import write_page
 
 HOP = 640
 """Samples of a frame, at 32 kHz."""
@@ -94,42 +92,39 @@ def _shares(codes: np.ndarray, cardinality: int) -> np.ndarray:
     return counts / counts.sum()
 
 
-class Sample(NamedTuple):
-    """A sound to listen to: what it is, its caption, and its codes [K, T]."""
-
-    name: str
-    caption: str
-    codes: np.ndarray
-
-
 def write_samples(
-    model: Captioned, codec: Codec, held_out: Material, folder: Path, console: Console, *, seconds: int = 10
-) -> None:
-    """WAV files: music to held-out captions, to none, and held-out songs, whole or gone on from their first 3 s.
+    model: Captioned,
+    codec: Codec,
+    held_out: Material,
+    folder: Path,
+    *,
+    seconds: int = 10,
+    known_s: int = 3,
+    count: int = 4,
+) -> Path:
+    """A page to listen to: held-out songs beside music to their captions, to none, and gone on from their start.
 
     Args:
         model: in evaluation mode.
-        codec: what its codes are turned into sound with.
-        held_out: where captions and songs are taken from.
+        codec: what its codes are turned into sound with, the songs' as well.
+        held_out: where captions and songs are taken from, the first `count` of them.
         folder: is made; files of the same names are replaced.
-        console: where each file's name and caption are printed.
         seconds: of a sample.
+        known_s: of a song that is gone on with.
+        count: of songs.
+
+    Returns:
+        The page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for sample in _samples(model, held_out, seconds):
-        write_wav(folder / f"{sample.name}.wav", codec.decode(sample.codes)[None], codec.rate)
-        console.print(f"{sample.name}.wav  {sample.caption}")
-
-
-def _samples(model: Captioned, held_out: Material, seconds: int, count: int = 4) -> Iterator[Sample]:
-    frames = seconds * FRAME_RATE
-    for song in range(count):
-        yield Sample(f"song-{song}", held_out.captions[song], held_out.codes[song, :, :frames])
-    cases = {"caption": (True, 0), "no-caption": (False, 0), "continued": (True, 3 * FRAME_RATE)}
-    for name, (kept, known) in cases.items():
-        codes = generate(model, held_out.captions[:count], frames, kept=kept, prompt=held_out.codes[:count, :, :known])
-        for song, found in enumerate(codes):
-            yield Sample(f"{name}-{song}", held_out.captions[song] if kept else "", found)
+    captions, songs = held_out.captions[:count], held_out.codes[:count, :, : seconds * FRAME_RATE]
+    cases = {"song": songs}
+    went_on = f"gone on after {known_s} s"
+    for name, kept, known in (("to its caption", True, 0), ("to no caption", False, 0), (went_on, True, known_s)):
+        prompt = songs[..., : known * FRAME_RATE]
+        cases[name] = generate(model, captions, seconds * FRAME_RATE, kept=kept, prompt=prompt)
+    rows = ((said, [codec.decode(c) for c in codes]) for said, *codes in zip(captions, *cases.values(), strict=True))
+    about = "Held-out songs as the codec plays them, beside music of the backbone (top 250, guidance 3)."
+    return write_page(folder, "The nano backbone", about, list(cases), rows, codec.rate)
 
 
 def generate(

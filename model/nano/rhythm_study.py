@@ -1,7 +1,8 @@
 """The rhythm study's command: `python -m model.nano.rhythm_study [--quick]`.
 
 Makes the benchmark set, trains all variants, composes for the held-out videos, scores the music and writes one table.
-Every piece is kept in the work folder; the command goes on where it was stopped.
+Every piece is kept in the work folder; the command goes on where it was stopped. With `--only VARIANT ...`, rows of
+those variants take their place in the table that is in `--out`; `--draw` makes its page and plot anew.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="pieces made at a time, of one thread each")
     names = [variant.name for variant in VARIANTS if not variant.origin]
     parser.add_argument("--only", nargs="+", choices=names, default=[], help="variants wanted; by default all")
+    parser.add_argument("--draw", action="store_true", help="do nothing but the page and plot of the table in --out")
     options = parser.parse_args()
     console = Console()
     began = time.monotonic()
@@ -47,7 +49,7 @@ def main() -> None:
 
     study = quick_study() if options.quick else full_study()
     study = replace(study, only=tuple(options.only))
-    values = run(study, options.work, options.jobs, tell)
+    values = {} if options.draw else run(study, options.work, options.jobs, tell)
     out = options.out or (options.work if options.quick or options.only else CARDS)
     table.write(out, study, values, shlex.join(["python", "-m", "model.nano.rhythm_study", *sys.argv[1:]]))
     for name, metrics in table.table_of(values).items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,8 +16,7 @@ from torchaudio.functional import melscale_fbanks
 from pipeline import weights
 from pipeline.codec import build_codec, load_codec
 from pipeline.config import CodecSettings
-from pipeline.media import write_wav
-from pipeline.nano import geometry
+from pipeline.nano import geometry, listening
 
 RATE = 32_000
 WINDOWS = (256, 512, 1024, 2048)
@@ -142,27 +140,13 @@ def write_page(model: Any, clips: Sequence[tuple[str, np.ndarray]], folder: Path
     Args:
         clips: captions and sounds [N] float32.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = (4, 2, 1)
-    rows = []
-    for number, (caption, clip) in enumerate(clips):
+
+    def row(clip: np.ndarray) -> list[np.ndarray]:
         codes = encode(model, clip[None])
-        sounds = {"original": clip, **{f"{k}": decode(model, codes, k)[0] for k in counts}}
-        cells = []
-        for name, sound in sounds.items():
-            file = f"{number:02d}-{name}.wav"
-            write_wav(folder / file, np.clip(sound, -1, 1)[None], RATE)
-            cells.append(f'<td><audio controls preload="none" src="{file}"></audio></td>')
-        rows.append(f"<tr><th>{html.escape(caption)}</th>{''.join(cells)}</tr>")
-    heads = "".join(f"<th>{k} codebook{'s' * (k > 1)}</th>" for k in counts)
+        return [clip, *(decode(model, codes, k)[0] for k in (4, 2, 1))]
+
     parameters = sum(p.numel() for p in model.parameters())
-    page = folder / "index.html"
-    page.write_text(
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>The nano codec</title>'
-        "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.3em .6em;text-align:left}audio{width:15em}</style>"
-        "<h1>The nano codec</h1>"
-        f"<p>Held-out originals beside reconstructions; 50 frames a second; {parameters:,} parameters.</p>"
-        f"<table><tr><th></th><th>original</th>{heads}</tr>{''.join(rows)}</table></html>\n",
-        encoding="utf-8",
-    )
-    return page
+    about = f"Held-out originals beside reconstructions; 50 frames a second; {parameters:,} parameters."
+    columns = ("original", "4 codebooks", "2 codebooks", "1 codebook")
+    rows = ((caption, row(clip)) for caption, clip in clips)
+    return listening.write_page(folder, "The nano codec", about, columns, rows, RATE)

@@ -22,6 +22,7 @@ class Variant:
         settings: laid on the preset, beside the ablation of the same name if there is one.
         seeds: training seeds 0 ... seeds - 1.
         music: what it is trained on.
+        fast: what is trained in one stage has stage 2's rate.
         of: the variant whose models it takes, to give them each video's neighbour's curve.
         origin: music of the set itself; nothing is trained then.
     """
@@ -32,6 +33,7 @@ class Variant:
     settings: tuple[str, ...] = ()
     seeds: int = 1
     music: Music = "follows"
+    fast: bool = False
     of: str = ""
     origin: Origin | None = None
 
@@ -39,11 +41,13 @@ class Variant:
 VARIANTS = (
     Variant("full", "both stages; the curve 60 ms ahead of the music", seeds=3),
     Variant("no_look_ahead", "the curve in step, as the paper has it", settings=("rhythm.ahead_s=0",), seeds=3),
-    Variant("no_rhythm", "the semantic part alone, trained for as many steps", "no_rhythm", seeds=3),
+    Variant("no_rhythm", "the semantic part alone, as many steps, all at stage 1's rate", "no_rhythm", seeds=3),
+    Variant("no_rhythm_fast", "the same at stage 2's rate", "no_rhythm", fast=True),
     Variant("shuffled", "the models of full, each video with the curve of another", of="full", seeds=3),
     Variant("cls_sim", "curve of [CLS] instead of patches", "cls_sim", seeds=3),
     Variant("no_initial", "rhythm part from PyTorch's random start", "no_initial"),
-    Variant("one_stage", "semantic and rhythm part trained together", "one_stage"),
+    Variant("one_stage", "semantic and rhythm part trained together, all at stage 1's rate", "one_stage"),
+    Variant("one_stage_fast", "the same at stage 2's rate", "one_stage", fast=True),
     Variant("musicongen_no_initial", "MusiConGen's in-attention, random start", "musicongen_no_initial"),
     Variant("musicongen", "MusiConGen's in-attention, zero start", "musicongen"),
     Variant("t5_scratch", "T5 from scratch, no LoRA", "t5_scratch"),
@@ -63,7 +67,8 @@ class Study:
 
     Attributes:
         steps: of stage 1 and stage 2; what is trained in one stage takes as many as both.
-        rates: highest learning rates of the two; one stage has the first.
+        rates: highest learning rates of the two; what is trained in one stage has the first, or the second as a row of
+            its own.
         settings: laid on preset `nano` in all runs.
         seeds: most seeds of a variant.
         options: how music is drawn; the same for all variants.
@@ -94,7 +99,8 @@ class Study:
         preset = self._preset(variant.ablation, seed, *variant.settings)
         follows = releases["follows"]
         if preset.one_stage or preset.rhythm.kind == "none":
-            whole = self._preset(variant.ablation, seed, *variant.settings, steps=sum(self.steps), rate=self.rates[0])
+            rate = self.rates[1 if variant.fast else 0]
+            whole = self._preset(variant.ablation, seed, *variant.settings, steps=sum(self.steps), rate=rate)
             return [Run(variant.name, whole, 1, follows)]
         if preset.semantic.t5_from_scratch:
             first = Run(variant.name, self._preset(variant.ablation, seed, stage=1), 1, follows)

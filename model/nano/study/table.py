@@ -12,7 +12,7 @@ import numpy as np
 from model import evaluate
 from model.evaluate import Interval, interval
 from model.nano.study.benchmark import FOLLOWED, STRAY
-from model.nano.study.plan import Study
+from model.nano.study.plan import VARIANTS, Study
 from model.nano.study.videos import DISTRACTIONS, GAP_S, RATES
 from pipeline.storage import Store
 
@@ -25,17 +25,18 @@ SHOWN = {
     "bhs_d2mgan": "BHS (D2M-GAN)",
     "bcs_loris": "BCS (LORIS)",
     "bhs_loris": "BHS (LORIS)",
-    "validation_ce": "CE, nats",
+    "validation_ce": "CE on test videos, nats",
 }
 MAIN = "onset_f1_150ms"
 PAIRS = (
-    ("full", "no_rhythm"), ("shuffled", "no_rhythm"), ("full", "shuffled"), ("full", "no_look_ahead"),
-    ("full", "cls_sim"),
+    ("full", "no_rhythm"), ("full", "no_rhythm_fast"), ("shuffled", "no_rhythm"), ("full", "shuffled"),
+    ("full", "no_look_ahead"), ("full", "cls_sim"),
 )  # fmt: skip
 DEFINITIONS = {
     **evaluate.DEFINITIONS,
-    "validation_ce": "teacher-forced cross-entropy in nats per code of the test videos' own music under the "
-    "conditions, mean of the four codebooks",
+    "validation_ce": "despite its name on the test videos, not the validation ones: teacher-forced cross-entropy in "
+    "nats per code of their own music under the conditions, mean of the four codebooks; it chose nothing, as a run is "
+    "taken at its last step",
 }
 
 Values = dict[str, dict[str, np.ndarray]]  # variant -> metric -> [seeds, videos]
@@ -48,13 +49,18 @@ def table_of(values: Values) -> Table:
 
 
 def write(folder: Path, study: Study, values: Values, command: str) -> None:
-    """Writes `rhythm_study.json`, `.md` and `.png` to a folder."""
-    store, table = Store(folder), table_of(values)
-    rows = {v: {metric: found.as_dict() for metric, found in metrics.items()} for v, metrics in table.items()}
-    store.write_text(f"{NAME}.json", json.dumps(rows, indent=1) + "\n")
+    """Writes `rhythm_study.json`, `.md` and `.png` to a folder; rows that are there and weren't measured now stay."""
+    store, measured = Store(folder), table_of(values)
+    rows = {v: {metric: found.as_dict() for metric, found in metrics.items()} for v, metrics in measured.items()}
+    before = json.loads(store.read_text(f"{NAME}.json")) if store.exists(f"{NAME}.json") else {}
+    kept = {v: {metric: Interval(**found) for metric, found in before[v].items()} for v in before.keys() - rows.keys()}
+    names = [variant.name for variant in VARIANTS if variant.name in measured or variant.name in kept]
+    table = {name: measured.get(name) or kept[name] for name in names}
+    page = store.read_text(f"{NAME}.md").splitlines() if kept else []
+    store.write_text(f"{NAME}.json", json.dumps({name: {**before, **rows}[name] for name in names}, indent=1) + "\n")
     with store.write(f"{NAME}.png") as path:
         _plot(table, path)
-    store.write_text(f"{NAME}.md", _page(study, table, values, command))
+    store.write_text(f"{NAME}.md", _page(study, table, values, command, page))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> Interval:
@@ -62,13 +68,21 @@ def difference(a: np.ndarray, b: np.ndarray) -> Interval:
     return interval((a.mean(axis=0) - b.mean(axis=0))[None])
 
 
-def _page(study: Study, table: Table, values: Values, command: str) -> str:
+def _page(study: Study, table: Table, values: Values, command: str, before: list[str]) -> str:
+    """The page; what another run made, and differences that can't be told without its values, are from its lines."""
     size, options = study.size, study.options
-    about = {variant.name: (variant.about, seeds) for variant, seeds in study.variants()}
+    about = {variant.name: (variant.about, min(study.seeds, variant.seeds)) for variant in VARIANTS}
+    fast = ", ".join(f"`{variant.name}`" for variant in VARIANTS if variant.fast and variant.name in table)
+    by = f"`{command}` on {datetime.now(UTC):%Y-%m-%d}"
+    made = [line for line in before if line.startswith(("Made by ", "Rows "))]
+    if not made:
+        made = [f"Made by {by}; the same table for programs is `{NAME}.json`."]
+    elif values:
+        made.append(f"Rows {', '.join(f'`{name}`' for name in values)}: by {by}.")
     lines = [
         "# Does music follow the cuts?",
         "",
-        f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}; the same table for programs is `{NAME}.json`.",
+        *made,
         "",
         f"![onset F1 against cuts]({NAME}.png)",
         "",
@@ -81,8 +95,11 @@ def _page(study: Study, table: Table, values: Values, command: str) -> str:
         lines.append(f"| `{name}` | {said} | {seeds} | {' | '.join(cells)} |")
     lines += ["", f"Differences in {SHOWN[MAIN]}, over the same videos:", ""]
     for a, b in PAIRS:
+        pair = f"- `{a}` - `{b}`: "
         if a in values and b in values:
-            lines.append(f"- `{a}` - `{b}`: {_cell(difference(values[a][MAIN], values[b][MAIN]), sign='+')}")
+            lines.append(pair + _cell(difference(values[a][MAIN], values[b][MAIN]), sign="+"))
+        elif a not in values and b not in values:
+            lines += [line for line in before if line.startswith(pair)]
     lines += [
         "",
         "Means with 95 % intervals by bootstrap over videos and, where there are several, seeds (differences: over "
@@ -100,7 +117,10 @@ def _page(study: Study, table: Table, values: Values, command: str) -> str:
         "of another video.",
         "",
         f"Preset `nano`; stage 1 {study.steps[0]} steps at {study.rates[0]:g}, stage 2 {study.steps[1]} at "
-        f"{study.rates[1]:g} ({', '.join(study.settings)}). All music is drawn with guidance {options.guidance:g}, "
+        f"{study.rates[1]:g} ({', '.join(study.settings)}). What is trained in one stage has one rate for all "
+        f"{sum(study.steps)} steps, {study.rates[0]:g} (`no_rhythm`, `one_stage`)"
+        f"{f' or {study.rates[1]:g} ({fast})' if fast else ''}; those at {study.rates[0]:g} differ from `full` in rate, "
+        f"too. All music is drawn with guidance {options.guidance:g}, "
         f"of the rhythm {options.guidance if options.guidance_rhythm is None else options.guidance_rhythm:g}, "
         f"temperature {options.temperature:g}, top-k {options.top_k}, seed {options.seed}.",
         "",

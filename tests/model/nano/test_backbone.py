@@ -24,6 +24,7 @@ from pipeline import weights
 from pipeline.codec import load_codec, weights_digest
 from pipeline.config import CodecSettings
 from pipeline.errors import MissingWeights
+from pipeline.media import audio_window
 from pipeline.nano import training
 from pipeline.nano.songs import song
 from pipeline.storage import Store, file_digest
@@ -200,6 +201,26 @@ def test_samples_go_on_from_what_is_given_and_do_not_depend_on_the_batch(model: 
     assert both.shape == (2, 4, 12) and np.array_equal(both[:, :, :5], songs.codes[:2, :, :5])
     alone = held_out.generate(model, songs.captions[1:2], 12, prompt=songs.codes[1:2, :, :5], seed=1)
     assert np.array_equal(alone, both[1:])
+
+
+def test_the_page_has_songs_beside_music_to_their_captions_that_plays(
+    model: Captioned, songs: Material, tmp_path: Path
+) -> None:
+    songs.captions[1] = "a <fast> tune"
+    codec = load_codec(CodecSettings(model="bundled:codec", device="cpu"))
+    page = held_out.write_samples(model, codec, songs, tmp_path / "page", seconds=2, known_s=1, count=2)
+    text = page.read_text(encoding="utf-8")
+    assert "slow hymn on harp 0" in text and "a &lt;fast&gt; tune" in text
+    names = [f"{row}-{c}" for row in ("00", "01") for c in ("song", "to-its-caption", "to-no-caption")]
+    played = {}
+    for name in (*names, "00-gone-on-after-1-s", "01-gone-on-after-1-s"):
+        assert f'src="{name}.wav"' in text
+        (played[name],) = audio_window(page.parent / f"{name}.wav", rate=codec.rate, channels=1, start_s=0, end_s=2)
+    song, went_on, half = played["01-song"], played["01-gone-on-after-1-s"], codec.rate // 2
+    np.testing.assert_allclose(song, codec.decode(songs.codes[1, :, :100]).clip(-1, 1), atol=1e-6)
+    assert np.allclose(went_on[:half], song[:half], atol=1e-6)
+    assert not np.allclose(went_on[-half:], song[-half:], atol=0.01)
+    assert not np.allclose(played["01-to-its-caption"], played["01-to-no-caption"], atol=0.01)
 
 
 def test_accents_are_heard_where_they_are_and_nowhere_else():

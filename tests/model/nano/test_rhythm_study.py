@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from model.data import open_release
 from model.evaluate import DEFINITIONS
 from model.nano.rhythm_study import run
-from model.nano.study import VARIANTS, Study, full_study, quick_study, table
+from model.nano.study import VARIANTS, Study, Values, full_study, quick_study, table
 from model.nano.study.benchmark import parts, read_clips, write_release
 from model.nano.study.pieces import Run
 from model.nano.study.videos import GAP_S, Footage, apart, composed, draw_cuts
@@ -78,12 +81,20 @@ def test_stage_1_is_shared_where_it_trains_the_same() -> None:
     runs = {v.name: study.runs(v, 0, FOLDERS) for v in VARIANTS}  # type: ignore[arg-type]
     first = {name: found[0].key for name, found in runs.items() if found}
     alone = {name for name, key in first.items() if key != first["full"]}
-    assert alone == {"no_rhythm", "one_stage", "t5_scratch"}
+    assert alone == {"no_rhythm", "no_rhythm_fast", "one_stage", "one_stage_fast", "t5_scratch"}
     steps = {name: sum(run.preset.train.steps for run in found) for name, found in runs.items() if found}
     assert set(steps.values()) == {sum(study.steps)}
     assert runs["shuffled"] == runs["full"]
-    assert len({found[-1].key for found in runs.values() if found}) == 13
+    assert len({found[-1].key for found in runs.values() if found}) == 15
     assert [len(runs[name]) for name in ("full", "no_rhythm", "one_stage", "ground_truth")] == [2, 1, 1, 0]
+
+
+def test_what_is_trained_in_one_stage_has_a_row_at_either_rate() -> None:
+    study = full_study()
+    rates = {v.name: [run.preset.train.lr for run in study.runs(v, 0, FOLDERS)] for v in VARIANTS}  # type: ignore[arg-type]
+    assert rates["full"] == rates["cls_sim"] == [1e-3, 1e-2]
+    for name in ("no_rhythm", "one_stage"):
+        assert rates[name] == [1e-3] and rates[f"{name}_fast"] == [1e-2]
 
 
 def test_a_run_is_named_after_all_it_depends_on() -> None:
@@ -98,18 +109,65 @@ def test_a_run_is_named_after_all_it_depends_on() -> None:
     assert len(keys) == 6
 
 
+# the table
+
+
+def made_up(*names: str, seed: int = 0) -> Values:
+    rng = np.random.default_rng(seed)
+    return {name: {metric: rng.random((3, 8)) for metric in table.SHOWN} for name in names}
+
+
+def test_rows_that_are_measured_anew_take_their_place_among_the_others(tmp_path: Path) -> None:
+    study, first = (
+        full_study(),
+        made_up("full", "no_rhythm", "shuffled", "ground_truth_codec", "ground_truth_unrelated"),
+    )
+    table.write(tmp_path, study, first, "all")
+    before = json.loads((tmp_path / "rhythm_study.json").read_text())
+    page = (tmp_path / "rhythm_study.md").read_text()
+    new = made_up("shuffled", "no_rhythm_fast", seed=1)
+    table.write(tmp_path, study, new, "some")
+    rows = json.loads((tmp_path / "rhythm_study.json").read_text())
+    assert [*rows] == [
+        "full", "no_rhythm", "no_rhythm_fast", "shuffled", "ground_truth_codec", "ground_truth_unrelated",
+    ]  # fmt: skip
+    assert all(rows[name] == before[name] for name in ("full", "no_rhythm", "ground_truth_codec"))
+    assert rows["shuffled"]["onset_f1_150ms"]["mean"] == pytest.approx(
+        new["shuffled"]["onset_f1_150ms"].mean(), abs=1e-4
+    )
+    lines = (tmp_path / "rhythm_study.md").read_text().splitlines()
+    made = [
+        line for line in lines if line.startswith(("Made by `all`", "Rows `shuffled`, `no_rhythm_fast`: by `some`"))
+    ]
+    assert len(made) == 2
+    (known,) = (line for line in page.splitlines() if line.startswith("- `full` - `no_rhythm`: "))
+    assert known in lines  # while those of the old `full` and the new `shuffled` can't be told
+    assert not any(line.startswith(("- `full` - `shuffled`", "- `full` - `no_rhythm_fast`")) for line in lines)
+
+
+def test_page_and_plot_are_made_anew_of_the_table_alone(tmp_path: Path) -> None:
+    study = full_study()
+    table.write(tmp_path, study, made_up("full", "no_rhythm", "ground_truth_codec", "ground_truth_unrelated"), "all")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "rhythm_study.png").unlink()
+    table.write(tmp_path, study, {}, "draw")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # the whole
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, list[str]]:
-    study, folder, told = quick_study(), tmp_path_factory.mktemp("study"), []
-    table.write(folder, study, run(study, folder, 1, told.append), "quick")
-    return study, folder, told
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, str]:
+    """The command, as CI runs it; without `--out` the table of a quick study is in its work folder."""
+    folder = tmp_path_factory.mktemp("study")
+    words = [sys.executable, "-m", "model.nano.rhythm_study", "--quick", "--work", str(folder), "--jobs", "1"]
+    told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"})
+    return quick_study(), folder, told.stdout
 
 
 @pytest.mark.slow
-def test_the_quick_study_fills_the_table(done: tuple[Study, Path, list[str]]) -> None:
+def test_the_quick_study_fills_the_table(done: tuple[Study, Path, str]) -> None:
     study, folder, told = done
     rows = json.loads((folder / "rhythm_study.json").read_text())
     assert rows.keys() == {variant.name for variant in VARIANTS}
@@ -122,13 +180,15 @@ def test_the_quick_study_fills_the_table(done: tuple[Study, Path, list[str]]) ->
             assert found["low"] <= found["mean"] <= found["high"]
             assert 1 <= found["n"] <= study.size.test
     assert rows["ground_truth"]["bhs_loris"]["mean"] == 1.0
-    assert "train full, stage 2, seed 0" in " ".join(told)
+    assert "train full, stage 2, seed 0" in told
+    assert told.splitlines()[-1].endswith(f"{folder / 'rhythm_study.md'}")
     assert (folder / "rhythm_study.png").stat().st_size > 10_000
-    assert "`shuffled` - `no_rhythm`" in (folder / "rhythm_study.md").read_text()
+    page = (folder / "rhythm_study.md").read_text()
+    assert "`shuffled` - `no_rhythm`" in page and "Made by `python -m model.nano.rhythm_study --quick" in page
 
 
 @pytest.mark.slow
-def test_what_is_there_is_not_made_again(done: tuple[Study, Path, list[str]]) -> None:
+def test_what_is_there_is_not_made_again(done: tuple[Study, Path, str]) -> None:
     study, folder, _ = done
     for score in folder.glob("scores/full-*.json"):  # of its own music, and with curves swapped
         score.unlink()
@@ -140,7 +200,7 @@ def test_what_is_there_is_not_made_again(done: tuple[Study, Path, list[str]]) ->
 
 
 @pytest.mark.slow
-def test_the_set_is_two_releases_that_differ_in_their_music_alone(done: tuple[Study, Path, list[str]]) -> None:
+def test_the_set_is_two_releases_that_differ_in_their_music_alone(done: tuple[Study, Path, str]) -> None:
     study, folder, _ = done
     work = Store(folder)
     follows, ignores = (write_release(work, study.size, study.profile, music) for music in ("follows", "ignores"))
@@ -153,7 +213,7 @@ def test_the_set_is_two_releases_that_differ_in_their_music_alone(done: tuple[St
 
 
 @pytest.mark.slow
-def test_accents_of_a_follower_stand_on_cuts(done: tuple[Study, Path, list[str]]) -> None:
+def test_accents_of_a_follower_stand_on_cuts(done: tuple[Study, Path, str]) -> None:
     study, folder, _ = done
     for split in ("train", "test"):
         for facts in read_clips(Store(folder), study.size, study.profile, split).facts:  # type: ignore[arg-type]
@@ -164,7 +224,7 @@ def test_accents_of_a_follower_stand_on_cuts(done: tuple[Study, Path, list[str]]
 
 
 @pytest.mark.slow
-def test_a_part_does_not_depend_on_when_it_is_made(done: tuple[Study, Path, list[str]], tmp_path: Path) -> None:
+def test_a_part_does_not_depend_on_when_it_is_made(done: tuple[Study, Path, str], tmp_path: Path) -> None:
     study, folder, _ = done
     again = Store(tmp_path)
     part = next(p for p in parts(study.size, study.profile) if p.split == "validation")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from contextvars import copy_context
 from datetime import datetime
 from functools import lru_cache
@@ -141,7 +142,9 @@ class _Work:
         self.on_cluster = self.desk.profile.run.runner != "threads"
         urls = self.desk.ledger.addresses(self.desk.pending())
         limits.create(self.desk.profile.fetch, urls.values())
-        self.queue = DownloadQueue(urls, self.desk.ledger, self.desk.profile.fetch, on_wait=self._tell_rest)
+        self.queue = DownloadQueue(
+            urls, self.desk.ledger, self.desk.profile.fetch, on_disk=self._on_disk(urls), on_wait=self._tell_rest
+        )
         self.ended: Queue[tuple[list[str], str, PrefectFuture[Any]] | BaseException | None] = Queue()
         self.fed = False  # no more downloads will come
         self.computing = 0  # tasks on the cluster
@@ -168,6 +171,17 @@ class _Work:
             self.queue.close()
             feeder.join()
             self.desk.worker.give_all_back()
+
+    def _on_disk(self, pending: Iterable[str]) -> dict[str, int]:
+        """Bytes of the media that earlier builds left, by source; what is kept on purpose is in nobody's way."""
+        found = {name.partition(".")[0] for name in self.desk.store.names("media")}
+        if self.desk.profile.fetch.keep_media:
+            found &= set(pending)
+        return {source_id: self.desk.media_bytes(source_id) for source_id in found}
+
+    def _left(self, source_id: str) -> int:
+        """Bytes of media that stay on disk when a build is done with a source: of one that failed, for the next try."""
+        return 0 if self.desk.profile.fetch.keep_media else self.desk.media_bytes(source_id)
 
     def _feed(self) -> None:
         """Submits downloads as fast as manners and disk allow; then puts None, or what broke it."""
@@ -222,7 +236,7 @@ class _Work:
         elif isinstance(error, DiskFull) and (others or queue.landed):
             queue.put_back(source_id, disk_full=True)
         elif isinstance(error, SourceError):
-            queue.ended(source_id)
+            queue.ended(source_id, self._left(source_id), well=False)
             self.desk.worker.give_back(source_id)
         else:
             raise error
@@ -230,7 +244,7 @@ class _Work:
 
     def _computed(self, source_ids: list[str]) -> None:
         for source_id in source_ids:
-            self.queue.computed(source_id)
+            self.queue.computed(source_id, self._left(source_id))
             self.desk.worker.give_back(source_id)
             if self.on_cluster and self.desk.listener and self.desk.ledger.source(source_id).state == "ready":
                 self.desk.listener(StageEvent("ready", source_id, "", message=self.desk.ledger.fate(source_id)))

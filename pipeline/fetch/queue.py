@@ -1,4 +1,7 @@
-"""In which order sources are downloaded: in list order, host by host in turn, none that has to wait, none too many."""
+"""In which order sources are downloaded: in list order, host by host in turn, none that has to wait, none too many.
+
+Those whose media lies on disk already come first: it goes when they are worked on.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.config import FetchSettings
 from pipeline.fetch.hosts import host_of
@@ -32,6 +36,7 @@ class DownloadQueue:
         urls: by source id, in list order.
         ledger: where the breakers are.
         settings: how many at a time, the byte budget, and how long to wait for a host that rests.
+        on_disk: bytes of media that earlier builds left, by source.
         on_wait: told once for each rest that is waited for.
         clock: seconds since the epoch.
     """
@@ -42,6 +47,7 @@ class DownloadQueue:
         ledger: Ledger,
         settings: FetchSettings,
         *,
+        on_disk: Mapping[str, int] = MappingProxyType({}),
         on_wait: Callable[[HeldBack], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -50,11 +56,12 @@ class DownloadQueue:
         self.on_wait = on_wait
         self.clock = clock
         self.host = {source_id: host_of(url) for source_id, url in urls.items()}
+        self.on_disk = dict(on_disk)  # bytes of media, by source
         self.waiting: OrderedDict[str, deque[str]] = OrderedDict()
-        for source_id, host in self.host.items():
-            self.waiting.setdefault(host, deque()).append(source_id)
+        for source_id in sorted(self.host, key=lambda source_id: source_id not in self.on_disk):  # those make room
+            self.waiting.setdefault(self.host[source_id], deque()).append(source_id)
         self.loading: Counter[str] = Counter()  # by host
-        self.landed: dict[str, int] = {}  # bytes of media whose features aren't computed yet
+        self.landed: set[str] = set()  # those whose features are being computed, or are the next
         self.aside: list[str] = []  # with other workers
         self.look_at = 0.0  # ... when they are looked at again, monotonic
         self.disk_full = False
@@ -81,12 +88,13 @@ class DownloadQueue:
                 self.changed.wait(self._wait_s(breakers))
         return None
 
-    def ended(self, source_id: str, size: int = 0) -> None:
-        """A download ended, well or not, with so many bytes on disk."""
+    def ended(self, source_id: str, size: int = 0, *, well: bool = True) -> None:
+        """A download ended with so many bytes on disk; if it ended well, its features are computed now."""
         with self.changed:
             self.loading[self.host[source_id]] -= 1
-            if size:
-                self.landed[source_id] = size
+            self.on_disk[source_id] = size
+            if well and size:
+                self.landed.add(source_id)
             self.changed.notify_all()
 
     def put_back(self, source_id: str, *, disk_full: bool = False) -> None:
@@ -106,11 +114,12 @@ class DownloadQueue:
             self.aside.append(source_id)
             self.changed.notify_all()
 
-    def computed(self, source_id: str) -> None:
-        """The media of a source isn't needed any more."""
+    def computed(self, source_id: str, left: int = 0) -> None:
+        """This build is done with a source, and so many bytes of its media stay on disk."""
         with self.changed:
-            self.landed.pop(source_id, None)
-            self.disk_full = False
+            self.landed.discard(source_id)
+            self.on_disk[source_id] = left
+            self.disk_full = self.disk_full and left > 0
             self.changed.notify_all()
 
     def close(self) -> None:
@@ -144,13 +153,14 @@ class DownloadQueue:
         return None
 
     def _is_full(self) -> bool:
-        """Whether the media on disk and under way fills the budget; one download may always be under way."""
+        """Whether the media on disk and under way fills the budget; where nothing is computed that could make room, one
+        download may be under way.
+        """
         loading = self.loading.total()
         if not loading and not self.landed:
             return False
-        return self.disk_full or (
-            sum(self.landed.values()) + (loading + 1) * TYPICAL_BYTES > self.settings.budget_bytes
-        )
+        taken = sum(self.on_disk.values()) + (loading + 1) * TYPICAL_BYTES
+        return self.disk_full or taken > self.settings.budget_bytes
 
     def _held_back(self, breakers: Mapping[str, HostRow]) -> list[HeldBack]:
         return [HeldBack(h, len(ids), breakers[h].free_at if h in breakers else 0.0) for h, ids in self.waiting.items()]

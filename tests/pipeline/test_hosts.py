@@ -257,6 +257,32 @@ def test_budget_holds_downloads_back_until_features_are_computed(ledger: Ledger,
     assert time.monotonic() - began >= 0.2
 
 
+def test_media_that_a_failure_leaves_on_disk_stays_in_the_budget(ledger: Ledger, clock: Clock) -> None:
+    queue = queue_of(ledger, clock, "abcd", budget_bytes=3 * TYPICAL_BYTES)
+    assert [queue.take(), queue.take()] == ["a0", "b1"]
+    queue.ended("a0", size=2 * TYPICAL_BYTES)
+    queue.ended("b1", size=1)
+    queue.computed("a0", left=2 * TYPICAL_BYTES)  # it failed: its media waits for the next build
+    assert queue._is_full()
+    queue.computed("b1")
+    assert [queue.take(), queue._is_full()] == ["c2", True], "one at a time, since nothing will make room"
+    queue.ended("c2", size=2 * TYPICAL_BYTES, well=False)
+    assert queue.take() == "d3", "a download that failed is waited for by nobody"
+
+
+def test_media_of_earlier_builds_is_in_the_budget_and_what_can_make_room_comes_first(
+    ledger: Ledger, clock: Clock
+) -> None:
+    on_disk = {"c2": TYPICAL_BYTES, "of a failed source": TYPICAL_BYTES}
+    urls = {f"{host}{i}": f"http://{host}.example/{i}" for i, host in enumerate("abc")}
+    settings = SETTINGS.model_copy(update={"budget_bytes": 3 * TYPICAL_BYTES})
+    queue = DownloadQueue(urls, ledger, settings, on_disk=on_disk, clock=clock)
+    assert [queue.take(), queue._is_full()] == ["c2", True]
+    queue.ended("c2", size=TYPICAL_BYTES)
+    threading.Timer(0.1, queue.computed, ["c2"]).start()
+    assert [queue.take(), queue.take()] == ["a0", "b1"]
+
+
 def test_a_source_that_another_worker_has_comes_last_and_again_later(
     ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,8 +119,8 @@ def _page(study: Study, table: Table, values: Values, command: str, before: list
         f"Preset `nano`; stage 1 {study.steps[0]} steps at {study.rates[0]:g}, stage 2 {study.steps[1]} at "
         f"{study.rates[1]:g} ({', '.join(study.settings)}). What is trained in one stage has one rate for all "
         f"{sum(study.steps)} steps, {study.rates[0]:g} (`no_rhythm`, `one_stage`)"
-        f"{f' or {study.rates[1]:g} ({fast})' if fast else ''}; those at {study.rates[0]:g} differ from `full` in rate, "
-        f"too. All music is drawn with guidance {options.guidance:g}, "
+        f"{f' or {study.rates[1]:g} ({fast})' if fast else ''}; at {study.rates[0]:g} they differ from `full` in "
+        f"that, too. All music is drawn with guidance {options.guidance:g}, "
         f"of the rhythm {options.guidance if options.guidance_rhythm is None else options.guidance_rhythm:g}, "
         f"temperature {options.temperature:g}, top-k {options.top_k}, seed {options.seed}.",
         "",

@@ -7,6 +7,7 @@ are worth.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Te
     A single query on a CPU is K q^T, then weights times V: PyTorch's kernel splits the work by queries. Its bf16 kernel
     is also slow backwards there: plain products took 11 ms where it took 25 (forwards and backwards, 4 heads of 32, 4
     sequences of 500 steps, one Zen 5 core), and 1.6 ms in place of 8.9 for cross-attention to 48 keys; it keeps the
-    weights [H, S, N] of each layer for that.
+    weights [H, S, N] of each layer for that, see `kept_weights`.
 
     Args:
         q, k, v: queries, keys, values.
@@ -51,16 +52,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Te
     return scores.softmax(2).transpose(2, 3) @ v
 
 
+def kept_weights(steps: int, keys: int) -> int:
+    """Attention weights per sample and head that bf16 training on a CPU keeps of a layer: to steps, and to keys."""
+    return sum((last - first) * last for first, last in _blocks(steps)) + steps * keys
+
+
 def _products(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """`attention` from matrix products; the causal one in blocks of queries, which leave out most keys to come."""
-    q = q * q.shape[-1] ** -0.5
+    B, H, S, d = q.shape
+    # Each a copy of its own: else every block copies the keys and values it sees, and keeps them.
+    q, k, v = (q * d**-0.5).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
     if not causal:
-        return (q @ k.transpose(2, 3)).softmax(-1) @ v
-    S, parts = q.shape[2], []
+        return ((q @ k.transpose(1, 2)).softmax(-1) @ v).unflatten(0, (B, H))
+    parts = []
     future = q.new_full((BLOCK, BLOCK), -math.inf).triu(1)
-    for first in range(0, S, BLOCK):
-        last = min(first + BLOCK, S)
-        scores = q[:, :, first:last] @ k[:, :, :last].transpose(2, 3)
+    for first, last in _blocks(S):
+        scores = q[:, first:last] @ k[:, :last].transpose(1, 2)
         scores = scores + F.pad(future[: last - first, : last - first], (first, 0))
-        parts.append(scores.softmax(-1) @ v[:, :, :last])
-    return torch.cat(parts, 2)
+        parts.append(scores.softmax(-1) @ v[:, :last])
+    return torch.cat(parts, 1).unflatten(0, (B, H))
+
+
+def _blocks(steps: int) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + BLOCK, steps)) for first in range(0, steps, BLOCK))

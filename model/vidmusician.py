@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model import checkpoints, semantic
 from model.decoder import GEOMETRIES, Decoder, Output
+from model.primitives import kept_weights
 from model.rhythm import CODE_RATE, Rhythm
 from model.semantic import Semantic, Text
 from model.settings import Preset
@@ -231,6 +232,7 @@ def describe(
     precision: Precision = "bf16",
     checkpointing: bool = False,
     text_tokens: int = 0,
+    device: str = "cuda",
 ) -> dict[str, Any]:
     """Geometry, parameters by part and memory of a preset, without its weights: what `dvmset model --json` prints.
 
@@ -241,6 +243,7 @@ def describe(
         precision: of the frozen decoder and its activations; all else is fp32.
         checkpointing: as in `build`.
         text_tokens: of a prompt, beside the one global token per second.
+        device: its type; bf16 training takes more on a "cpu".
     """
     weightless = preset.model_copy(
         update={"semantic": preset.semantic.model_copy(update={"t5": f"random:{preset.semantic.t5.split(':')[-1]}"})}
@@ -250,6 +253,8 @@ def describe(
     counts = model.count()
     shape = {"batch": batch, "frames": round(seconds * CODE_RATE), "keys": round(seconds) + text_tokens}
     width = {"fp32": 4, "bf16": 2}[precision]
+    kept = kept_weights(shape["frames"], shape["keys"]) if precision == "bf16" and device == "cpu" else 0
+    training = _training_bytes(model, **shape, width=width, checkpointing=checkpointing, kept=kept)
     return {
         "preset": preset.name,
         "ablation": preset.ablation,
@@ -265,25 +270,26 @@ def describe(
             "seconds": seconds,
             "precision": precision,
             "checkpointing": checkpointing,
-            "training_bytes": _with_sum(_training_bytes(model, **shape, width=width, checkpointing=checkpointing)),
+            "training_bytes": _with_sum(training),
             "decoding_bytes": _with_sum(_decoding_bytes(model, **shape, width=width)),
         },
     }
 
 
 def _training_bytes(
-    model: VidMusician, batch: int, frames: int, keys: int, width: int, checkpointing: bool
+    model: VidMusician, batch: int, frames: int, keys: int, width: int, checkpointing: bool, kept: int
 ) -> dict[str, int]:
     """Peak of a training step; n = batch x frames steps go through the decoder.
 
     Optimiser: gradient and AdamW's two moments for the larger stage, fp32. Activations per step and layer: the inputs
     of three norms (D each, fp32 as autocast keeps them), q k v and output of self-attention (4 D), q and output of
-    cross-attention (2 D), the input of GELU (FF); a frozen linear keeps nothing. With checkpointing one D per layer and
-    one whole layer. Rhythm: the input of each Identity-Linear, fp32. Logits: four fp32 copies at the loss's peak
-    (measured: 3.7 to 3.9). T5: about 10 d + 2 ff per token and layer, fp32.
+    cross-attention (2 D), the input of GELU (FF); a frozen linear keeps nothing. Of each sample, head and layer also
+    the `kept` attention weights. With checkpointing one D per layer and one whole layer. Rhythm: the input of each
+    Identity-Linear, fp32. Logits: four fp32 copies at the loss's peak (measured: 3.7 to 3.9). T5: about 10 d + 2 ff per
+    token and layer, fp32.
     """
     g, t5, n = model.decoder.geometry, model.semantic.t5.config, batch * frames
-    layer = n * (3 * g.dim * 4 + (6 * g.dim + g.ff) * width)
+    layer = n * (3 * g.dim * 4 + (6 * g.dim + g.ff) * width) + batch * g.heads * kept * width
     layers = g.layers * n * g.dim * width + layer if checkpointing else g.layers * layer
     injections = len(model.rhythm.layers) if model.rhythm else 0
     largest = max(_numbers(model.trainable_parameters(s)) for s in model.preset.stages)

@@ -142,6 +142,7 @@ def check_devices(preset: Preset, processes: int, device: torch.device) -> dict[
         seconds=settings.crop_s,
         precision=settings.precision,
         checkpointing=settings.checkpointing,
+        device=device.type,
     )
     sharing = processes // settings.nodes if device.type == "cpu" else 1
     needed = sharing * int(estimate["memory"]["training_bytes"]["total"])

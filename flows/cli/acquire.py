@@ -20,6 +20,7 @@ from flows.cli.shared import (
     log_to_stderr,
     print_json,
     reported,
+    say,
     terminal,
 )
 from pipeline import DEFAULT_PROFILE
@@ -142,7 +143,7 @@ def discover(
         for found in discover(wanted, output, limit, Filter(least_s, most_s), settings):
             if found.error is not None:
                 failed += 1
-                console.print(f"[yellow]failed[/] {found.query.text}: {found.error}", highlight=False, soft_wrap=True)
+                say(console, "failed", "yellow", f"{found.query.text}: {found.error}")
                 continue
             console.print(
                 f"{found.query.text}: {found.added} added, {found.known} known, {found.left_out} left out",
@@ -189,7 +190,7 @@ def _print_plan(plan: Plan, console: Console) -> None:
     for name, text in found["assumed"].items():
         console.print(f"  {name}: {text}", style="dim", highlight=False, soft_wrap=True)
     for warning in found["warnings"]:
-        console.print(f"[yellow]note[/] {warning}", highlight=False, soft_wrap=True)
+        say(console, "note", "yellow", warning)
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from flows.cli.shared import (
     log_to_stderr,
     print_json,
     reported,
+    say,
     terminal,
 )
 from pipeline.errors import DvmsetError
@@ -161,13 +162,9 @@ def _print_outlook(outlook: Outlook, console: Console) -> None:
     console.print(table)
     lacking = {change.source_id for change in outlook.changes if change.lacks}
     for change in outlook.changes[:LISTED]:
-        mark = "[red]-[/]" if change.kind == "removed" else "[green]+[/]"
+        mark = ("-", "red") if change.kind == "removed" else ("+", "green")
         needs = ", features still to be computed" if change.lacks else ""
-        console.print(
-            f"{mark} {change.clip_id}  {change.seconds:6.1f} s  {change.why}{needs}  {change.url}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, *mark, f"{change.clip_id}  {change.seconds:6.1f} s  {change.why}{needs}  {change.url}")
     if len(outlook.changes) > LISTED:
         console.print(f"  and {len(outlook.changes) - LISTED} more; --json lists all")
     if not outlook.changes:
@@ -175,9 +172,8 @@ def _print_outlook(outlook: Outlook, console: Console) -> None:
     if lacking:
         console.print(f"{len(lacking)} sources have new clips: their media is needed, and fetched if it wasn't kept.")
     if outlook.unread:
-        console.print(
-            f"[yellow]{outlook.unread} sources have no stored curves of this version and were left as they are.[/]"
-        )
+        left = f"{outlook.unread} sources have no stored curves of this version and were left as they are."
+        console.print(left, style="yellow")
 
 
 def _signed(count: int) -> str:

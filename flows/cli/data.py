@@ -21,6 +21,7 @@ from flows.cli.shared import (
     print_json,
     quieten_prefect,
     reported,
+    say,
     terminal,
 )
 from pipeline import DEFAULT_PROFILE
@@ -61,7 +62,7 @@ def build(
             changes = desk.ledger.take_list(map(vars, sources), whole=False)
             note_lists(desk.ledger, lists)
             for url in changes.refused:
-                console.print(f"[yellow]refused[/] {url}: it was taken down", highlight=False, soft_wrap=True)
+                say(console, "refused", "yellow", f"{url}: it was taken down")
             pending = desk.pending()
             known = {row.release_id for row in desk.ledger.releases()}
             since = now()
@@ -139,7 +140,7 @@ def validate(
             )
         else:
             for problem in report.problems:
-                terminal().print(f"[red]bad[/] {problem}", highlight=False, soft_wrap=True)
+                say(terminal(), "bad", "red", str(problem))
             verdict = f"{len(report.problems)} problems" if report.problems else "all good"
             terminal().print(f"{folder}: {report.shards} shards, {report.rows} rows, {verdict}", soft_wrap=True)
         raise typer.Exit(1 if report.problems else 0)
@@ -179,7 +180,7 @@ def _read_lists(lists: list[Path], strict: bool, console: Console) -> list[Sourc
         for source in good:
             sources.setdefault(source.source_id, source)
     for row in bad:
-        console.print(f"[yellow]bad row[/] {row.file}:{row.line}: {row.reason}", highlight=False, soft_wrap=True)
+        say(console, "bad row", "yellow", f"{row.file}:{row.line}: {row.reason}")
     if bad and strict:
         raise DvmsetError(f"{len(bad)} bad rows, and --strict was given.", hint="Mend the list or leave --strict out.")
     if not sources:

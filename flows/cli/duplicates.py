@@ -81,7 +81,7 @@ def _lines(pairs: list[dict[str, Any]]) -> Iterator[str]:
             mirror = ", mirrored" if stretch["mirror"] else ""
             speed = f", speed {stretch['speed']:.3f}" if abs(stretch["speed"] - 1) > 0.004 else ""
             (a, b), (c, d) = stretch["first_s"], stretch["second_s"]
-            yield f"  [dim]{stretch['kind']:<8}[/] {a:.1f} to {b:.1f} s = {c:.1f} to {d:.1f} s{speed}{mirror}"
+            yield f"  {stretch['kind']:<8} {a:.1f} to {b:.1f} s = {c:.1f} to {d:.1f} s{speed}{mirror}"
 
 
 def _print_sums(found: Overview, console: Console) -> None:

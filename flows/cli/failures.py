@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.shared import say
 from pipeline.errors import POLICIES
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ def print_failures(ledger: Ledger, console: Console) -> None:
         due += [f"{group['waiting']} later, the next at {group['next']}"] if group["waiting"] else []
         due += [f"{group['keep_clips']} changed upstream and keep their clips"] if group["keep_clips"] else []
         when = f" ({', '.join(due)})" if due else ""
-        console.print(f"[yellow]{name:>11}[/] {group['sources']}: {THEN[group['then']]}{when}. {group['advice']}")
+        say(console, f"{name:>11}", "yellow", f"{group['sources']}: {THEN[group['then']]}{when}. {group['advice']}")
         of_class = [f for f in failures if f.error_class == name]
         for failure in of_class[:SHOWN]:
             console.print(f"            {failure.url}  {failure.message}", style="dim", highlight=False, soft_wrap=True)
         if len(of_class) > SHOWN:
             console.print(f"            ... and {len(of_class) - SHOWN} more", style="dim")
     if again := ledger.refetches():
-        console.print(f"[yellow]    refetch[/] {again} changed upstream: their clips stay until they have come anew")
+        say(console, "    refetch", "yellow", f"{again} changed upstream: their clips stay until they have come anew")
     for host, until in resting_hosts(ledger).items():
-        console.print(f"[yellow]      rests[/] {host} until {until}: its sources wait", highlight=False)
+        say(console, "      rests", "yellow", f"{host} until {until}: its sources wait")
 
 
 def _summary(name: str, group: Sequence[Failure], at: datetime) -> dict[str, Any]:

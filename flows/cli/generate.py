@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.learn import AblationOption
-from flows.cli.shared import JsonOption, busy, check_plot, log_to_stderr, print_json, reported, terminal
+from flows.cli.shared import JsonOption, busy, check_plot, log_to_stderr, print_json, reported, say, terminal
 from pipeline.errors import DvmsetError, SettingsError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def generate(
         with busy(console, "loading the models ..."):
             models = music.load(checkpoint=checkpoint, preset=preset, ablation=ablation, profile=profile, device=device)
         for caveat in models.caveats():
-            console.print(f"[bold yellow]warning[/] {caveat}", highlight=False, soft_wrap=True)
+            say(console, "warning", "bold yellow", caveat)
         if not batch:
             with _progress(console) as on_step:
                 made = music.generate(*places[0], models, options, on_step)
@@ -115,7 +115,7 @@ def generate(
             for task, found in music.generate_batch(tasks, models, options, batch=batch_size, on_step=on_step):
                 if isinstance(found, DvmsetError):
                     failed += 1
-                    terminal(stderr=True).print(f"[red]error[/] {task.video}: {found}", highlight=False, soft_wrap=True)
+                    say(terminal(stderr=True), "error", "red", f"{task.video}: {found}")
                 else:
                     _say(found, as_json, console)
         console.print(f"{len(tasks) - failed} of {len(tasks)} videos have music now", highlight=False)
@@ -172,7 +172,7 @@ def _progress(console: Console) -> Iterator[OnStep]:
     """Shows what is being done: a bar with the time left in a terminal, a line for each step elsewhere."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         rows: dict[str, TaskID] = {}
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.shared import JsonOption, SetOption, busy, log_to_stderr, print_json, quieten_prefect, reported, terminal
+from flows.cli.shared import (
+    JsonOption,
+    SetOption,
+    busy,
+    log_to_stderr,
+    print_json,
+    quieten_prefect,
+    reported,
+    say,
+    terminal,
+)
 from pipeline.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -108,7 +118,7 @@ class Display:
             TextColumn(f"stage {job.stage}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -154,7 +164,8 @@ class Display:
         )
         longest_s, crop_s = values["longest_clip_s"], self.job.preset.train.crop_s
         if longest_s < crop_s:
-            self._line(f"[yellow]warning[/] crops have {crop_s} s, the longest clip has {longest_s:g}: all are padded")
+            longest = f"crops have {crop_s} s, the longest clip has {longest_s:g}: all are padded"
+            say(self.console, "warning", "yellow", longest)
         if event.step >= self.steps:
             self._line(f"all {self.steps} steps are made: there is nothing left to do")
         elif event.step:

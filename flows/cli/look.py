@@ -22,6 +22,7 @@ from flows.cli.shared import (
     log_to_stderr,
     print_json,
     reported,
+    say,
     terminal,
 )
 from pipeline import DEFAULT_PROFILE
@@ -92,8 +93,8 @@ def doctor(
         else:
             console = terminal()
             for check in checks:
-                mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]" if check.needed else "[yellow]note[/]"
-                console.print(f"{mark} {check.name:<20} {check.detail}", highlight=False, soft_wrap=True)
+                mark = ("ok  ", "green") if check.ok else ("FAIL", "red") if check.needed else ("note", "yellow")
+                say(console, *mark, f"{check.name:<20} {check.detail}")
                 if check.hint and not check.ok:
                     console.print(f"     {'':<20} {check.hint}", style="dim", highlight=False, soft_wrap=True)
             what = f"profile {profile}" + (f" and preset {preset}" if preset else "")
@@ -139,7 +140,8 @@ def _print_inspection(found: dict[str, Any], console: Console) -> None:
             mean = sum(values) / len(values)
             console.print(f"{name:<12} {sparkline(values)}  mean {mean:.2f}", highlight=False, no_wrap=True)
     style = "green" if found["verdict"] == "keep" else "yellow"
-    console.print(f"verdict  [{style}]{found['verdict']}[/] {found['reason']}", highlight=False)
+    console.print("verdict  ", end="")
+    say(console, found["verdict"], style, found["reason"])
     for clip in found["clips"]:
         length = clip["end_s"] - clip["start_s"]
         console.print(

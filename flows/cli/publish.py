@@ -102,4 +102,4 @@ def _warn(opted_out: OptOuts) -> None:
     """Names the entries that named no source: they may be misspelt."""
     for entry in opted_out.unmet:
         said = f"opt-out: nothing that is here is named by {entry!r}"
-        terminal(stderr=True).print(said, highlight=False, soft_wrap=True, markup=False)
+        terminal(stderr=True).print(said, highlight=False, soft_wrap=True)

@@ -90,7 +90,7 @@ def check_file(target: Path) -> None:
 
 def _print_error(error: DvmsetError) -> None:
     console = terminal(stderr=True)
-    console.print(f"[red]error[/] {error.message}", highlight=False, soft_wrap=True)
+    say(console, "error", "red", error.message)
     if error.hint:
         console.print(f"      {error.hint}", style="dim", highlight=False, soft_wrap=True)
 
@@ -103,11 +103,18 @@ def _interrupted(error: BaseException | None) -> bool:
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """Where text for a person goes."""
+    """Where text for a person goes; square brackets in it mean nothing, for addresses and titles have them."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, soft_wrap=not stream.isatty())  # a log is for grep: no breaks inside a line
+    return Console(stderr=stderr, markup=False, soft_wrap=not stream.isatty())  # for grep: no breaks inside a line
+
+
+def say(console: Console, word: str, style: str, text: str) -> None:
+    """A line that begins with a word in colour."""
+    from rich.text import Text
+
+    console.print(Text.assemble((word, style), f" {text}"), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def _is_transient(_task: Any, _run: Any, state: Any) -> bool:
 def acquire(place: Place, source_id: str) -> None:
     """Downloads one source and finds its shots."""
     desk = desk_of(place)
-    with limits.held(desk, source_id):
+    with limits.held(desk.profile.fetch, desk.ledger.source(source_id).url):
         desk.acquire(source_id)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
+from flows import limits
 from pipeline import DEFAULT_PROFILE
 from pipeline.canary import check_canaries
 from pipeline.config import load_profile
 from pipeline.fetch.probing import probe
+from pipeline.process import LEDGER, Desk
 from pipeline.sources import read_list
-from pipeline.storage import Store
 
 CANARIES = str(Path(__file__).with_name("canaries.txt"))
 EVENT = "dvmset.site.changed"
@@ -36,7 +38,8 @@ def canary(
     """
     log = get_run_logger()
     canaries, _ = read_list(videos)
-    changes = check_canaries(Store(data), canaries, load_profile(profile, overrides or ()).fetch, probe)
+    desk = Desk(data, load_profile(profile, overrides or ()), ledger_url=os.environ.get(LEDGER))
+    changes = check_canaries(desk.store, canaries, desk.hosts, probe, limits.holder(desk.profile.fetch))
     for change in changes:
         log.warning("%s: was %s, is %s %s", change.url, change.before, change.now, change.message)
         host = urlsplit(change.url).hostname

@@ -7,8 +7,8 @@ They need a server that all workers share (PREFECT_API_URL) and `fetch.global_li
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
@@ -19,7 +19,6 @@ from prefect.exceptions import ObjectAlreadyExists
 from pipeline.config import FetchSettings
 from pipeline.errors import DvmsetError
 from pipeline.fetch.hosts import host_of
-from pipeline.process import Desk
 
 
 def names_of(host: str) -> tuple[str, str]:
@@ -54,18 +53,30 @@ def create(settings: FetchSettings, urls: Iterable[str]) -> None:
                     continue
 
 
+def holder(settings: FetchSettings) -> Callable[[str], AbstractContextManager[None]]:
+    """`held` for whoever doesn't know beforehand which hosts there will be: limits are made where they are missing."""
+    known: set[str] = set()
+
+    def hold(url: str) -> AbstractContextManager[None]:
+        if host_of(url) not in known:
+            create(settings, [url])
+            known.add(host_of(url))
+        return held(settings, url)
+
+    return hold
+
+
 @contextmanager
-def held(desk: Desk, source_id: str) -> Iterator[None]:
-    """Holds the limits of a source's host for the block, if the settings ask for them.
+def held(settings: FetchSettings, url: str) -> Iterator[None]:
+    """Holds the limits of an address's host for the block, if the settings ask for them.
 
     Raises:
         DvmsetError: a limit doesn't exist, or the server can't be reached.
     """
-    settings = desk.profile.fetch
     if not settings.global_limits:
         yield
         return
-    at_a_time, starts = names_of(host_of(desk.ledger.source(source_id).url))
+    at_a_time, starts = names_of(host_of(url))
     with ExitStack() as stack:
         try:
             stack.enter_context(concurrency(at_a_time, occupy=1, strict=True))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows import build
+from flows import build, limits
 from pipeline import DEFAULT_PROFILE
 from pipeline.config import load_profile
 from pipeline.process import LEDGER, Desk, Listener
@@ -44,7 +44,10 @@ def refresh(
     desk = Desk(data, load_profile(profile, overrides or ()), ledger_url=os.environ.get(LEDGER))
     with desk.lock():
         found = look_around(
-            desk, lists, on_bad_row=lambda bad: log.warning("%s:%d: %s", bad.file, bad.line, bad.reason)
+            desk,
+            lists,
+            on_bad_row=lambda bad: log.warning("%s:%d: %s", bad.file, bad.line, bad.reason),
+            held=limits.holder(desk.profile.fetch),
         )
         for url in found.lists.refused:
             log.warning("%s was taken down and is not taken again", url)

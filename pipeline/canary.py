@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
-from pipeline.config import FetchSettings
-from pipeline.errors import SourceError
-from pipeline.refresh import Probe
+from pipeline.errors import HostRests, SourceError
+from pipeline.fetch.hosts import Hosts
+from pipeline.refresh import Held, Probe
 from pipeline.sources import Source
 from pipeline.storage import Store
 
@@ -31,17 +32,30 @@ class SiteChange:
     message: str
 
 
-def check_canaries(store: Store, canaries: Iterable[Source], settings: FetchSettings, probe: Probe) -> list[SiteChange]:
+def check_canaries(
+    store: Store, canaries: Iterable[Source], hosts: Hosts, probe: Probe, held: Held = nullcontext
+) -> list[SiteChange]:
     """Asks for each canary without downloading it, and compares with the last time, which is in `canary.json`.
 
-    Trouble with the network changes nothing. A canary that is asked for the first time is a change only if it fails.
+    Trouble with the network changes nothing, and a host that rests is left alone. A canary that is asked for the first
+    time is a change only if it fails.
+
+    Args:
+        store: the data folder.
+        canaries: the videos.
+        hosts: manners.
+        probe: asks a site for a source (`pipeline.fetch.probing`).
+        held: manners across workers, entered for each question (`flows.limits`).
     """
     last: dict[str, str] = json.loads(store.read_text(STATE)) if store.exists(STATE) else {}
     changes = []
     for canary in canaries:
         message = ""
         try:
-            now = f"ok {probe(canary, settings)['format_id']}"
+            with held(canary.url), hosts.turn(canary.url):
+                now = f"ok {probe(canary, hosts.settings)['format_id']}"
+        except HostRests:
+            continue
         except SourceError as error:
             if error.error_class in INCONCLUSIVE:
                 continue

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.sources import BadRow, Source, iter_list
 log = logging.getLogger(__name__)
 
 Probe = Callable[[Source, FetchSettings], dict[str, Any]]  # `pipeline.fetch.probe`
+Held = Callable[[str], AbstractContextManager[object]]  # of an address; `nullcontext` holds nothing
 
 
 @dataclass
@@ -64,6 +66,7 @@ def look_around(
     *,
     on_bad_row: Callable[[BadRow], None] | None = None,
     probe: Probe | None = None,
+    held: Held = nullcontext,
 ) -> Findings:
     """Compares the lists and a few sites with the ledger, and takes note of all that changed.
 
@@ -72,6 +75,7 @@ def look_around(
         lists: all source lists of the data folder: what is in none of them was removed.
         on_bad_row: told of rows that are no sources.
         probe: asks a site for a source; `pipeline.fetch.probe` by default.
+        held: manners across workers, entered for each question (`flows.limits`).
 
     Raises:
         DvmsetError: a list can't be read, or lacks so much that it must be a mistake; nothing was changed.
@@ -80,12 +84,12 @@ def look_around(
     settings = desk.profile.refresh
     changes = desk.ledger.take_list(map(vars, rows), whole=True, most_removed=settings.most_removed)
     note_lists(desk.ledger, lists)
-    sites = ask_sites(desk, probe)
+    sites = ask_sites(desk, probe, held)
     revived = desk.ledger.revive_duplicates()
     return Findings(changes, rows.bad, sites, revived, desk.pending())
 
 
-def ask_sites(desk: Desk, probe: Probe | None = None) -> SiteChanges:
+def ask_sites(desk: Desk, probe: Probe | None = None, held: Held = nullcontext) -> SiteChanges:
     """Asks the sites for those sources that they were longest not asked for, as many as the settings allow.
 
     Nothing is concluded from trouble with the network, and a host that asks for fewer requests is left alone.
@@ -97,7 +101,7 @@ def ask_sites(desk: Desk, probe: Probe | None = None) -> SiteChanges:
     changes = SiteChanges()
     for row in desk.ledger.rotation(settings.probes, now() - timedelta(days=settings.probe_days)):
         try:
-            with desk.hosts.turn(row.url):
+            with held(row.url), desk.hosts.turn(row.url):
                 seen = ask(_source(row), desk.profile.fetch)
         except HostRests as error:
             changes.resting.add(error.host)

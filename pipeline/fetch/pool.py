@@ -144,7 +144,7 @@ class Watchdog:
         if now - self.looked < LOOK_S:
             return
         self.looked = now
-        if shutil.disk_usage(self.order.job).free < self.settings.free_bytes:
+        if not self.order.look and shutil.disk_usage(self.order.job).free < self.settings.free_bytes:
             raise OSError(errno.ENOSPC, f"less than {self.settings.free_bytes >> 20} MiB are left (fetch.free_bytes)")
         self.size = max(self.size, _size(self.order.job))
         if self.size > MERGING * self.settings.max_bytes:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import flows
 from pipeline.canary import SiteChange, check_canaries
 from pipeline.config import FetchSettings
+from pipeline.fetch.hosts import Hosts
+from pipeline.ledger import Ledger
 from pipeline.sources import Source, read_list
 from pipeline.storage import Store
 from tests.world import Web
@@ -23,11 +28,18 @@ def canaries(tmp_path: Path) -> list[Source]:
     return read_list(place)[0]
 
 
-def test_a_change_is_told_once_and_so_is_its_end(tmp_path: Path, canaries: list[Source]) -> None:
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    yield Hosts(ledger, FetchSettings())
+    ledger.close()
+
+
+def test_a_change_is_told_once_and_so_is_its_end(tmp_path: Path, canaries: list[Source], hosts: Hosts) -> None:
     web, store = Web({URL: "m"}), Store(tmp_path / "data")
 
     def check() -> list[SiteChange]:
-        return check_canaries(store, canaries, FetchSettings(), web.probe)
+        return check_canaries(store, canaries, hosts, web.probe)
 
     assert check() == check() == []
     web.refusals[URL] = "blocked"
@@ -39,9 +51,31 @@ def test_a_change_is_told_once_and_so_is_its_end(tmp_path: Path, canaries: list[
     assert check() == [SiteChange(URL, "blocked", "ok ", "")]
 
 
-def test_one_that_fails_at_once_is_told(tmp_path: Path, canaries: list[Source]) -> None:
-    found = check_canaries(Store(tmp_path / "data"), canaries, FetchSettings(), Web().probe)
+def test_one_that_fails_at_once_is_told(tmp_path: Path, canaries: list[Source], hosts: Hosts) -> None:
+    found = check_canaries(Store(tmp_path / "data"), canaries, hosts, Web().probe)
     assert [(change.before, change.now) for change in found] == [("unknown", "permanent")]
+
+
+def test_manners_hold_for_canaries_too(tmp_path: Path, canaries: list[Source], hosts: Hosts) -> None:
+    (tmp_path / "more.txt").write_text("https://site.example/other.mp4\nhttps://b.example/v.mp4\n")
+    canaries += read_list(tmp_path / "more.txt")[0]
+    web = Web({canary.url: "m" for canary in canaries}, {URL: "throttled"})
+    held: list[str] = []
+
+    @contextmanager
+    def hold(url: str) -> Iterator[None]:
+        held.append(url)
+        try:
+            yield
+        finally:
+            held.pop()
+
+    def probe(source: Source, settings: FetchSettings) -> dict[str, Any]:
+        assert held == [source.url]
+        return web.probe(source, settings)
+
+    assert check_canaries(Store(tmp_path / "data"), canaries, hosts, probe, hold) == []
+    assert web.probes == [URL, "https://b.example/v.mp4"], "the other one of a host that throttles waits"
 
 
 def test_the_canaries_that_come_with_it_are_videos() -> None:

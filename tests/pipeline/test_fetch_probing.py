@@ -37,6 +37,11 @@ def test_a_video_is_seen_in_one_request_and_in_another_revision_when_it_changed(
     assert probe(source(url), SETTINGS)["revision"] != before["revision"]
 
 
+def test_a_question_needs_no_room_on_disk(site: Site) -> None:
+    settings = SETTINGS.model_copy(update={"free_bytes": 1 << 60})
+    assert probe(source(site.url("video.mp4")), settings)["revision"]
+
+
 @pytest.mark.parametrize(
     ("path", "error_class"),
     [("gone.mp4", "permanent"), ("err/429", "throttled"), ("err/503", "transient"), ("hang", "transient")],

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import music
-from pipeline.config import load_profile
+from pipeline.config import FetchSettings, load_profile
 from pipeline.errors import DvmsetError, SourceError
 from pipeline.process import Desk
 from pipeline.refresh import Findings, ask_sites, look_around, summary
 from pipeline.release import Release
 from pipeline.shards import Shard, validate
+from pipeline.sources import Source
 from tests.world import Web, work
 
 SETTINGS = ("refresh.probe_days=0", "release.buckets={train: 4, validation: 1, test: 1}")
@@ -195,6 +197,24 @@ def test_a_source_that_came_anew_is_finished_before_anything_is_released(
     assert url("b") in urls(desk)
     work(desk, desk.pending())
     assert changes(desk.release()) == {"added": {"changed upstream": 1}, "removed": {"changed upstream": 1}}
+
+
+def test_each_question_to_a_site_holds_the_limits_that_workers_share(refresh: Refresh, web: Web, desk: Desk) -> None:
+    refresh("ab")
+    held: list[str] = []
+
+    @contextmanager
+    def hold(address: str) -> Iterator[None]:
+        held.append(address)
+        yield
+        held.pop()
+
+    def probe(source: Source, settings: FetchSettings) -> dict[str, Any]:
+        assert held == [source.url]
+        return web.probe(source, settings)
+
+    assert ask_sites(desk, probe, hold).asked == 2
+    assert held == []
 
 
 def test_a_refetch_that_waits_is_shown_and_can_be_asked_for(refresh: Refresh, web: Web, desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pipeline.errors import HostRests, SourceError
 from pipeline.fetch.hosts import Hosts
 from pipeline.refresh import Held, Probe
 from pipeline.sources import Source
-from pipeline.storage import Store
+from pipeline.storage import Store, sweep_scratch
 
 STATE = "canary.json"
 INCONCLUSIVE = ("transient", "throttled")  # of the network, or of our manners: the site may be as it was
@@ -47,6 +47,7 @@ def check_canaries(
         probe: asks a site for a source (`pipeline.fetch.probing`).
         held: manners across workers, entered for each question (`flows.limits`).
     """
+    sweep_scratch()
     last: dict[str, str] = json.loads(store.read_text(STATE)) if store.exists(STATE) else {}
     changes = []
     for canary in canaries:

@@ -113,9 +113,9 @@ class Store:
         Args:
             idle_s: leaves alone what was touched since; 0 if nobody else may be writing.
         """
+        sweep_scratch()
         if not self.is_local:
-            _sweep_scratch()  # what isn't whole never got there
-            return
+            return  # what isn't whole never got there
         before = time.time() - idle_s
         found = self.fs.find(self.root, withdirs=True, detail=True)
         for path, info in found.items():
@@ -126,7 +126,7 @@ class Store:
     def write(self, name: str) -> Iterator[Path]:
         """Yields a local path to write to; when the block ends well the file appears as `name`, else nothing does."""
         if not self.is_local:
-            with _scratch() as scratch:
+            with scratch_folder() as scratch:
                 upload = scratch / Path(name).name
                 yield upload
                 self.fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
@@ -153,7 +153,7 @@ class Store:
         if self.is_local:
             yield Path(self.path(name))
             return
-        with _scratch() as scratch:
+        with scratch_folder() as scratch:
             local = scratch / Path(name).name
             self.fs.get_file(self.path(name), str(local))
             yield local
@@ -170,20 +170,29 @@ class Store:
 
 @contextmanager
 def local_folder(url: str | Path) -> Iterator[Path]:
-    """Yields a folder on this machine: the one that is meant, or a copy of it if it lies elsewhere."""
+    """Yields a folder on this machine: the one that is meant, or a copy of it if it lies elsewhere.
+
+    Raises:
+        DvmsetError: it lies elsewhere and can't be read.
+        SettingsError: nothing here knows that kind of URL.
+    """
     fs, root = _filesystem(url)
     if isinstance(fs, LocalFileSystem):
         yield Path(root)
         return
-    with _scratch() as scratch:
+    with scratch_folder() as scratch:
         place = scratch / Path(root).name
-        if fs.isdir(root):
-            fs.get(f"{root}/", f"{place}/", recursive=True)
+        try:
+            if fs.isdir(root):
+                fs.get(f"{root}/", f"{place}/", recursive=True)
+        except _faults() as error:
+            hint = "See that it is there, and that you may read it."
+            raise DvmsetError(f"{url} can't be read: {error}.", hint=hint) from error
         yield place
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A folder in TMPDIR for the block; locked, so that one whose process was killed can be told from one in use."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
@@ -199,7 +208,7 @@ def _scratch() -> Iterator[Path]:
         os.close(handle)
 
 
-def _sweep_scratch() -> None:
+def sweep_scratch() -> None:
     """Removes the folders of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import FetchSettings
 from pipeline.fetch.secrets import secrets_for
 from pipeline.fetch.work import Order, Seen
 from pipeline.sources import Source
+from pipeline.storage import scratch_folder
 
 
 def probe(source: Source, settings: FetchSettings) -> dict[str, Any]:
@@ -24,8 +23,7 @@ def probe(source: Source, settings: FetchSettings) -> dict[str, Any]:
     """
     from pipeline.fetch.pool import run
 
-    with tempfile.TemporaryDirectory() as text:
-        job = Path(text)
+    with scratch_folder() as job:
         secrets = secrets_for(settings, job)
         cookies = settings.model_copy(update={"cookies": secrets.cookies})
         seen = run(Order(source, job, cookies, secrets.proxy, look=True), secrets, None)

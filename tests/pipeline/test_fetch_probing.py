@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.config import FetchSettings
 from pipeline.errors import SourceError
 from pipeline.fetch.probing import probe
 from pipeline.sources import Source, source_id
+from pipeline.storage import Store
 from tests.site import Site
 
 SETTINGS = FetchSettings(allow_loopback=True, retries=0, socket_timeout_s=3.0, free_bytes=0)
@@ -50,3 +57,32 @@ def test_a_refusal_comes_with_its_class(site: Site, path: str, error_class: str)
     with pytest.raises(SourceError) as caught:
         probe(source(site.url(path)), SETTINGS)
     assert caught.value.error_class == error_class
+
+
+def test_cookies_of_a_probe_that_was_killed_are_swept_away_by_the_next_command(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, cookies = tmp_path / "scratch", tmp_path / "cookies.txt"
+    scratch.mkdir()
+    cookies.write_text("# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tpass\tmorsel\n")
+    program = f"""
+from pathlib import Path
+from pipeline.config import FetchSettings
+from pipeline.fetch.probing import probe
+from pipeline.sources import Source
+url = {site.url("hang")!r}
+settings = FetchSettings(allow_loopback=True, retries=0, cookies=Path({str(cookies)!r}))
+probe(Source("0" * 16, url, url, "", None, None, "", "", 1), settings)
+"""
+    asking = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "TMPDIR": str(scratch)})
+    while not site.requests:
+        assert asking.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(asking.pid).children(recursive=True)
+    asking.kill()
+    asking.wait()
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert [path.read_text() for path in scratch.rglob("cookies.txt")]
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    Store(tmp_path / "data").sweep()
+    assert list(scratch.iterdir()) == []

@@ -10,7 +10,7 @@ import io
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipeline.errors import DvmsetError, SourceError
 from pipeline.sources import canonical_key, read_list
 from pipeline.sources.addresses import Unusable, resolve
 from pipeline.sources.files import ADDRESS, CATEGORY
-from pipeline.storage import Store
+from pipeline.storage import Store, scratch_folder, sweep_scratch
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,12 @@ def search(text: str, site: str = "", category: str = "") -> Query:
 def read_queries(name: str, category: str = "") -> list[Query]:
     """Queries from a CSV file with the columns query, site and category; bundled ones go by name.
 
+    Args:
+        name: of a bundled file, or the path of one.
+        category: only the queries of this category, and those without one, which get it.
+
     Raises:
-        DvmsetError: it can't be read.
+        DvmsetError: it can't be read, or has no such query.
     """
     bundled = KEYWORDS / f"{name}.csv"
     path = bundled if bundled.is_file() else Path(name)
@@ -111,11 +115,16 @@ def read_queries(name: str, category: str = "") -> list[Query]:
         ) from error
     if not rows or "query" not in rows[0]:
         raise DvmsetError(f"{path} has no column `query`.", hint="Its first row is: query,site,category.")
-    return [
-        search(row["query"], row.get("site") or "", category or row.get("category") or "")
+    asked = [
+        (row["query"], row.get("site") or "", (row.get("category") or "").strip())
         for row in rows
         if (row["query"] or "").strip()
     ]
+    queries = [search(text, site, of or category) for text, site, of in asked if not category or of in ("", category)]
+    if asked and not queries:
+        there = ", ".join(sorted({of for _, _, of in asked}))
+        raise DvmsetError(f"No query of {path} is of the category {category!r}.", hint=f"Use one of: {there}.")
+    return queries
 
 
 def discover(
@@ -135,6 +144,7 @@ def discover(
     Raises:
         DvmsetError: the list can't be read or added to.
     """
+    sweep_scratch()
     target = _List(path)
     tired: dict[str, SourceError] = {}
     for number, query in enumerate(queries):
@@ -165,8 +175,6 @@ def discover(
 
 def _entries(query: Query, limit: int, settings: FetchSettings) -> Iterator[dict[str, Any]]:
     """yt-dlp's flat entries of a query, at most `limit`."""
-    import tempfile
-
     from yt_dlp.utils import YoutubeDLError
 
     from pipeline.fetch.failures import explain
@@ -176,8 +184,8 @@ def _entries(query: Query, limit: int, settings: FetchSettings) -> Iterator[dict
     address = f"{SITES[query.site]}{limit}:{query.text}" if query.site else query.text.partition("#")[0]
     families = [f"{name}.*" for name in settings.extractors if name != "generic"]
     pages = ["generic", "html5"] if "generic" in settings.extractors else []
-    with tempfile.TemporaryDirectory() as folder:
-        secrets = secrets_for(settings, Path(folder))
+    with scratch_folder() as folder:
+        secrets = secrets_for(settings, folder)
         with Vetted(
             "discover",
             query.text,
@@ -195,12 +203,12 @@ def _entries(query: Query, limit: int, settings: FetchSettings) -> Iterator[dict
                 place, depth = waiting.pop(0)
                 try:
                     info = client.extract_info(place, download=False) or {}
-                    entries = list(info.get("entries") or [info])
+                    entries = list(_flat([info]))
                 except YoutubeDLError as error:
                     raised = explain(error, query.text, client.said.warnings)
                     raised.message = secrets.out_of(raised.message)
                     raise raised from None
-                for entry in filter(None, entries[:left]):
+                for entry in entries[:left]:
                     if len(entries) > 1 and entry.get("webpage_url") == info.get("webpage_url"):
                         entry["webpage_url"] = None  # several videos of one page: each by the address of its file
                     if "_type" in entry and _is_list(entry) and depth < DEEPEST:
@@ -208,6 +216,15 @@ def _entries(query: Query, limit: int, settings: FetchSettings) -> Iterator[dict
                     else:
                         left -= 1
                         yield entry
+
+
+def _flat(entries: Iterable[dict[str, Any] | None]) -> Iterator[dict[str, Any]]:
+    """Entries, with those of a list in its place: a channel's address gives the lists of its tabs."""
+    for entry in filter(None, entries):
+        if "entries" in entry:
+            yield from _flat(entry["entries"] or ())
+        else:
+            yield entry
 
 
 def _is_list(entry: dict[str, Any]) -> bool:

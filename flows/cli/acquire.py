@@ -113,7 +113,9 @@ def discover(
         str, typer.Option("--keywords", help="A file of queries (CSV: query, site, category), or dvmset: the paper's.")
     ] = "",
     limit: Annotated[int, typer.Option("--limit", min=1, help="Most videos of each query or page.")] = 200,
-    category: Annotated[str, typer.Option("--category", help="Written into the list; the query by default.")] = "",
+    category: Annotated[
+        str, typer.Option("--category", help="Written into the list, by default the query; chooses among --keywords.")
+    ] = "",
     least_s: Annotated[float, typer.Option("--min-seconds", help="Leave out shorter videos.")] = 0.0,
     most_s: Annotated[float, typer.Option("--max-seconds", help="Leave out longer ones; 0: none.")] = 0.0,
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV list; new videos are added to it.")] = Path(

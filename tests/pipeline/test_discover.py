@@ -38,12 +38,39 @@ def results(*videos: dict[str, Any]) -> dict[str, Any]:
     return {"contents": {"twoColumnSearchResultsRenderer": primary}}
 
 
+def channel(shown: str, *tabs: str) -> dict[str, Any]:
+    """The page of a channel's tab, with two videos; the home tab shows none."""
+    items = [{"richItemRenderer": {"content": renderer(10 * tabs.index(shown) + n)}} for n in range(2)]
+    grid = {"richGridRenderer": {"contents": items if shown != "featured" else []}}
+
+    def tab(name: str) -> dict[str, Any]:
+        said = {"selected": name == shown, "title": name.title(), **({"content": grid} if name == shown else {})}
+        address = {"commandMetadata": {"webCommandMetadata": {"url": f"/@name/{name}"}}}
+        return {"tabRenderer": {**said, "endpoint": address}}
+
+    browse = {"twoColumnBrowseResultsRenderer": {"tabs": [tab(name) for name in tabs]}}
+    about = {"channelMetadataRenderer": {"title": "A channel", "externalId": "UC" + "a" * 22}}
+    return {"contents": browse, "metadata": about}
+
+
+def playlist(count: int) -> dict[str, Any]:
+    videos = [
+        {"playlistVideoRenderer": {"videoId": f"video{n:06d}", "title": {"runs": [{"text": "T"}]}}}
+        for n in range(count)
+    ]
+    listed = {"itemSectionRenderer": {"contents": [{"playlistVideoListRenderer": {"contents": videos}}]}}
+    tab = {"tabRenderer": {"selected": True, "content": {"sectionListRenderer": {"contents": [listed]}}}}
+    browse = {"twoColumnBrowseResultsRenderer": {"tabs": [tab]}}
+    return {"contents": browse, "metadata": {"playlistMetadataRenderer": {"title": "P"}}}
+
+
 class Web:
     """What the sites answer; remembers what they were asked for."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.youtube: dict[str, dict[str, Any]] = {}
+        self.pages: dict[str, dict[str, Any]] = {}  # of YouTube, by path
         self.status = 200
 
     def __call__(self, _handler: VettedRH, request: Request) -> Response:
@@ -56,6 +83,8 @@ class Web:
             page = int(parse_qs(parts.query)["page"][0])
             video = {"arcurl": "http://www.bilibili.com/video/av170001", "aid": 170001}
             body = {"code": 0, "data": {"result": [video] if page == 1 else []}}
+        elif parts.path in self.pages:
+            body = f"<html><script>var ytInitialData = {json.dumps(self.pages[parts.path])};</script></html>"
         text = body if isinstance(body, str) else json.dumps(body)
         response = Response(io.BytesIO(text.encode()), request.url, {"Content-Type": "text/html"}, self.status)
         if self.status >= 400:
@@ -127,6 +156,31 @@ def test_one_video_found_by_two_queries_is_listed_once(web: Web, tmp_path: Path)
     assert [r.added for r in found(tmp_path / "list.csv", "a", "b")] == [1, 1]
 
 
+@pytest.mark.parametrize("tabs", [("videos",), ("videos", "shorts"), ("videos", "shorts", "streams")])
+def test_bare_address_of_a_channel_gives_the_videos_of_all_its_tabs(
+    web: Web, tmp_path: Path, tabs: tuple[str, ...]
+) -> None:
+    all_tabs = ("featured", *tabs)
+    web.pages = {f"/@name/{tab}": channel(tab, *all_tabs) for tab in all_tabs}
+    web.pages["/@name"] = web.pages["/@name/featured"]
+    (result,) = found(tmp_path / "list.csv", "https://www.youtube.com/@name", site="")
+    assert (result.added, result.left_out, result.error) == (2 * len(tabs), 0, None)
+    numbers = [10 * n + i for n in range(1, len(all_tabs)) for i in range(2)]
+    wanted = [f"https://www.youtube.com/watch?v=video{n:06d}" for n in numbers]
+    assert sorted(row["url"] for row in table(tmp_path / "list.csv")) == wanted
+    (result,) = found(tmp_path / "few.csv", "https://www.youtube.com/@name", site="", limit=1)
+    assert (result.added, len(table(tmp_path / "few.csv"))) == (1, 1)
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_playlist_gives_its_videos(web: Web, tmp_path: Path, count: int) -> None:
+    web.pages["/playlist"] = playlist(count)
+    (result,) = found(tmp_path / "list.csv", "https://www.youtube.com/playlist?list=PL" + "a" * 32, site="")
+    assert (result.added, result.left_out, result.error) == (count, 0, None)
+    wanted = [f"https://www.youtube.com/watch?v=video{n:06d}" for n in range(count)]
+    assert [row["url"] for row in table(tmp_path / "list.csv")] == wanted
+
+
 def test_bilibili_is_searched_too_and_old_numbers_become_ids(web: Web, tmp_path: Path) -> None:
     (result,) = found(tmp_path / "list.csv", "宣传片", site="bilibili")
     assert result.added == 1
@@ -182,12 +236,25 @@ def test_keywords_of_the_paper_are_ready() -> None:
     assert all(q.category for q in queries)
 
 
+def test_category_chooses_among_keywords_and_labels_only_those_that_have_none(tmp_path: Path) -> None:
+    chosen = read_queries("dvmset", "commercial")
+    assert [(q.text, q.category) for q in chosen] == [
+        ("food commercial", "commercial"), ("product commercial", "commercial"),
+    ]  # fmt: skip
+    mine = tmp_path / "mine.csv"
+    mine.write_text("query,site,category\ncats,youtube,\ndogs,youtube,pets\ncars,youtube,promo\n")
+    assert [(q.text, q.category) for q in read_queries(str(mine), "pets")] == [("cats", "pets"), ("dogs", "pets")]
+    mine.write_text("query,site\ncats,youtube\n")
+    assert [(q.text, q.category) for q in read_queries(str(mine), "pets")] == [("cats", "pets")]
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda path: search("cats", "vimeo"), "no search on 'vimeo'"),
         (lambda path: search("cats"), "no address"),
         (lambda path: read_queries("no-such"), "no-such"),
+        (lambda path: read_queries("dvmset", "comercial"), "comercial.*animation, commercial"),
         (lambda path: found(path / "list.txt", "q"), ".csv"),
     ],
 )

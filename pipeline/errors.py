@@ -35,7 +35,7 @@ class Policy:
 
 
 POLICIES: dict[ErrorClass, Policy] = {
-    "permanent": Policy(  # 404, 410, 451, removed, private, account closed
+    "permanent": Policy(  # only what was said: 404, 410, 451, removed, private, account closed
         "never", "The video is gone or was never there", "Take it off the list; it isn't tried again."
     ),
     "blocked": Policy(  # 401, 403, login, age, members only: once more with fresh addresses, for some expire
@@ -47,9 +47,9 @@ POLICIES: dict[ErrorClass, Policy] = {
     "geo": Policy(
         "person", "The video isn't offered in this region", "Take it off the list, or run where it is offered."
     ),
-    "transient": Policy(  # 5xx, timeouts, hung or dripping downloads, what hasn't begun yet; a build tries three times
-        "later", "Trouble with the network or {host}", "It is tried again by a later run.", 300, 12
-    ),
+    # 5xx, timeouts, hung or dripping downloads, what hasn't begun yet. A build tries three times, and each counts: the
+    # next builds take it up after 20 minutes, 2 h 40 min and 21 h 20 min, and then it waits for a person.
+    "transient": Policy("later", "Trouble with the network or {host}", "It is tried again by a later run.", 300, 12),
     "corrupt": Policy(  # came, but is damaged or cut short: once more after a day, it may have been the way
         "later", "What came is damaged", "Play it in a browser; the site's own file may be damaged.", 24 * 3600, 2
     ),
@@ -59,10 +59,23 @@ POLICIES: dict[ErrorClass, Policy] = {
     "unsupported": Policy(  # no video behind the link, a list, live, DRM, an address that is refused
         "person", "No video can be had there", "Give the address of one video that plays for anybody."
     ),
-    "internal": Policy(  # a fault of ours or of a library
+    "internal": Policy(  # a fault of ours or of a library; other 4xx, redirect loops, a bare "Video unavailable"
         "later", "yt-dlp can't handle the page", "Update yt-dlp: sites change, and it follows.", 3600, 6
     ),
 }
+
+
+BROKEN_STAGE = (
+    "A fault of ours or of a library: see what `dvmset doctor` says, build with --verbose to see where it breaks, and "
+    "report it."
+)
+
+
+def advice(error_class: str, stage: str) -> str:
+    """What to do about sources that failed at a stage; `{host}` stands for the site."""
+    if error_class == "internal" and stage != "fetch":
+        return BROKEN_STAGE
+    return POLICIES[error_class].advice  # type: ignore[index]
 
 
 def due(error_class: str, failures: int, last: datetime, retry_after_s: float | None = None) -> datetime | None:

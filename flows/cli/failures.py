@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.shared import say
-from pipeline.errors import POLICIES
+from pipeline.errors import POLICIES, advice
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def _summary(name: str, group: Sequence[Failure], at: datetime) -> dict[str, Any
     return {
         "sources": len(group),
         "then": policy.then if waits or policy.tries == 1 else "person",
-        "advice": policy.advice.format(host="the host"),
+        "advice": " ".join(dict.fromkeys(advice(name, f.stage).format(host="the host") for f in group)),
         "due": waits - len(later),
         "waiting": len(later),
         "next": _iso(min(later)) if later else None,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import case, func, literal, select, update
+from sqlalchemy import case, func, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from pipeline.errors import POLICIES
+from pipeline.errors import POLICIES, ErrorClass
 from pipeline.ledger.core import Core
 from pipeline.ledger.tables import (
     DUPLICATE,
@@ -25,6 +25,7 @@ from pipeline.ledger.tables import (
 )
 
 GONE_CLASSES = ("permanent", "blocked", "geo")  # error classes that say a source is out of reach where it was
+TRIED_CLASSES: tuple[ErrorClass, ...] = ("transient", "internal")  # ... and that may say so, after all their tries
 
 
 class Upstream(Core):
@@ -50,8 +51,8 @@ class Upstream(Core):
             .scalar_subquery()
         )
         in_a_row = tried.where(AttemptRow.id > succeeded).correlate(SourceRow).scalar_subquery()
-        given_up = (SourceRow.error_class == "transient") & (in_a_row >= POLICIES["transient"].tries)
-        unreachable = (SourceRow.state == "failed") & (SourceRow.error_class.in_(GONE_CLASSES) | given_up)
+        given_up = [(SourceRow.error_class == name) & (in_a_row >= POLICIES[name].tries) for name in TRIED_CLASSES]
+        unreachable = (SourceRow.state == "failed") & or_(SourceRow.error_class.in_(GONE_CLASSES), *given_up)
         query = (
             select(SourceRow)
             .outerjoin(UpstreamRow, UpstreamRow.source_id == SourceRow.source_id)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.errors import DiskFull, DvmsetError, SourceError
+from pipeline.errors import BROKEN_STAGE, DiskFull, DvmsetError, SourceError
 from pipeline.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ def recorded(ledger: Ledger, source_id: str, stage: str, listener: Listener | No
                 f"The disk is full (at {stage} of {source_id}: {error}).",
                 hint="Free some space and run the same command again; nothing that was finished is lost.",
             ) from error
-        log.debug("%s %s broke", source_id, stage, exc_info=True)
+        log.info("%s %s broke", source_id, stage, exc_info=True)
         fail("internal", f"{type(error).__name__}: {error}")
-        raise SourceError(f"{stage} of {source_id} broke: {error}", "internal") from error
+        raise SourceError(f"{stage} of {source_id} broke: {error}", "internal", hint=BROKEN_STAGE) from error
     seconds = time.perf_counter() - began
     ledger.succeed(source_id, stage, seconds=seconds, bytes=tally.bytes)
     tell(StageEvent("end", source_id, stage, seconds))

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from pipeline.errors import BROKEN_STAGE, POLICIES, SourceError
 from pipeline.ledger import Ledger, now
+from pipeline.process.stage import recorded
 from pipeline.sources import canonical_key, source_id
 
 runner = CliRunner()
@@ -53,6 +55,28 @@ def test_retry_takes_a_class_an_age_or_a_source(data: Path) -> None:
     }
     assert retry("--source", "http://h/c", "--older-than", "0s")["reopened"] == 1
     assert set(states(data).values()) == {"new"}
+
+
+def test_status_blames_a_broken_stage_on_no_site(data: Path) -> None:
+    ledger = Ledger(f"sqlite:///{data}/ledger.sqlite")
+    broke = source_id(canonical_key("http://h/a"))
+    with (
+        pytest.raises(SourceError, match="odd shape") as raised,
+        recorded(ledger, broke, "music", None),
+    ):
+        raise ValueError("odd shape")
+    ledger.close()
+    assert raised.value.hint == BROKEN_STAGE
+
+    def advice() -> str:
+        result = runner.invoke(app, ["status", "--data", str(data), "--json"])
+        return str(json.loads(result.output)["failures"]["internal"]["advice"])
+
+    assert advice() == BROKEN_STAGE
+    ledger = Ledger(f"sqlite:///{data}/ledger.sqlite")
+    ledger.fail(source_id(canonical_key("http://h/b")), "fetch", "internal", "Odd page.", seconds=1)
+    ledger.close()
+    assert advice() == f"{BROKEN_STAGE} {POLICIES['internal'].advice}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ERROR_CLASSES, LONGEST_WAIT_S, POLICIES, DvmsetError, HostRests, SourceError, due
+from pipeline.errors import ERROR_CLASSES, LONGEST_WAIT_S, POLICIES, DvmsetError, HostRests, SourceError, advice, due
 from pipeline.ledger import Ledger
 
 AT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -40,6 +40,19 @@ def test_trouble_waits_twice_as_long_each_time_up_to_a_day_and_then_for_a_person
     assert waits("corrupt", 2) == [86400, None]
     assert waits("blocked", 2) == [3600, None]
     assert None not in waits("throttled", 50)
+
+
+def test_builds_that_try_thrice_each_take_trouble_up_again_three_times() -> None:
+    after_each_build = waits("transient", 12)[2::3]
+    assert after_each_build == [20 * 60, 160 * 60, 1280 * 60, None]
+
+
+def test_yt_dlp_is_blamed_for_downloads_only() -> None:
+    assert "yt-dlp" in advice("internal", "fetch")
+    for stage in ("shots", "music", "vision", "codes"):
+        assert "yt-dlp" not in advice("internal", stage)
+        assert "report" in advice("internal", stage)
+    assert advice("corrupt", "music") == POLICIES["corrupt"].advice
 
 
 def test_retry_after_is_never_undercut() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import music
 from pipeline.config import FetchSettings, load_profile
-from pipeline.errors import DvmsetError, SourceError
+from pipeline.errors import POLICIES, DvmsetError, ErrorClass, SourceError
 from pipeline.process import Desk
 from pipeline.refresh import Findings, ask_sites, look_around, summary
 from pipeline.release import Release
@@ -240,18 +240,19 @@ def test_a_refetch_that_waits_is_shown_and_can_be_asked_for(refresh: Refresh, we
     assert (desk.ledger.refetches(), desk.ledger.failures()) == (0, [])
 
 
+@pytest.mark.parametrize("error_class", ["transient", "internal"])
 def test_a_source_that_has_had_all_its_tries_is_asked_for_like_a_dead_one(
-    refresh: Refresh, web: Web, desk: Desk
+    refresh: Refresh, web: Web, desk: Desk, error_class: ErrorClass
 ) -> None:
-    web.refusals[url("b")] = "transient"
+    web.refusals[url("b")] = error_class
     refresh("abcde")
     (failure,) = desk.ledger.failures()
-    for _ in range(10):
-        desk.ledger.fail(failure.source_id, "fetch", "transient", "Nobody answers.", seconds=0.0)
+    for _ in range(POLICIES[error_class].tries - 2):
+        desk.ledger.fail(failure.source_id, "fetch", error_class, "Nobody answers.", seconds=0.0)
     web.probes.clear()
     assert ask_sites(desk, web.probe).returned == 0
     assert url("b") not in web.probes, "it is tried again anyway"
-    desk.ledger.fail(failure.source_id, "fetch", "transient", "Nobody answers.", seconds=0.0)
+    desk.ledger.fail(failure.source_id, "fetch", error_class, "Nobody answers.", seconds=0.0)
     del web.refusals[url("b")]
     refresh("abcde")
     assert url("b") in web.probes

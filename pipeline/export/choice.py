@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DvmsetError
+from pipeline.ledger.takedowns import channel_key
 from pipeline.release.traces import Wanted, key_of
 
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -88,5 +88,5 @@ def read_opt_outs(path: str | Path) -> OptOuts:
 
 
 def _folded(name: str) -> str:
-    """A channel's name as it is compared; "" is nobody's, and no entry is empty."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    """A channel's name as it is compared, here as in takedowns; "" is nobody's, and no entry is empty."""
+    return channel_key(" ".join(name.split()))

@@ -1,8 +1,9 @@
-"""How fast the loader is: `python -m tests.benchmarks.loading [--json] [--rows N] [--steps N]`.
+"""How fast the loader is: `python -m tests.benchmarks.loading [RELEASE] [--json] [--rows N] [--steps N]`.
 
 Apart from training: rows of 30 s at the paper's widths (63 KB each, random numbers), shuffled, checksums verified,
 cropped and batched as for training, from the page cache; best of some rounds, since other work on the machine only
-slows one down. In training: the share of preset nano's steps that is spent waiting for data, from the first step on.
+slows one down. In training: the share of preset nano's steps that is spent waiting for data, from the first step on; on
+RELEASE, which has to be of the nano profile, or else on a made-up one.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def rows_per_second(folder: Path, rows: int, rounds: int) -> int:
     return round(rows // BATCH * BATCH / best)
 
 
-def waiting(folder: Path, steps: int) -> dict[str, Any]:
-    """Of a training run of preset nano."""
+def waiting(folder: Path, steps: int, release: Path | None = None) -> dict[str, Any]:
+    """Of a training run of preset nano, in a folder."""
     settings = [f"train.{n}={steps}" for n in ("steps", "log_every", "eval_every", "save_every")]
-    release = toy_release(folder, sources=200, spans=((0, 30_000), (30_000, 60_000)))
+    release = release or toy_release(folder, sources=200, spans=((0, 30_000), (30_000, 60_000)))
     train(Job(release, load_preset("nano", (*settings, "train.eval_clips=1")), 1, folder / "run"))
     lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
     found = next(line for line in lines if line["kind"] == "train")
@@ -57,6 +58,7 @@ def waiting(folder: Path, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Prints the figures: as one JSON object with `--json`, else in words."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("release", nargs="?", type=Path, metavar="RELEASE", help="folder of a release to train on")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rows", type=int, default=8000, help="rows written and read")
     parser.add_argument("--rounds", type=int, default=5, help="times they are read; the best counts")
@@ -67,12 +69,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         alone = rows_per_second(Path(folder), arguments.rows // SHARDS * SHARDS, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        figures = {"rows_per_s": alone, **waiting(Path(folder), arguments.steps), "steps": arguments.steps}
+        shares = waiting(Path(folder), arguments.steps, arguments.release)
+    figures = {
+        "rows_per_s": alone,
+        **shares,
+        "steps": arguments.steps,
+        "release": arguments.release.name if arguments.release else None,
+    }
     if arguments.json:
         print(json.dumps(figures))
         return
     print(f"loader alone: {alone:,} rows of 30 s a second")
-    print(f"training nano: {figures['waiting_share']:.2%} of the time spent waiting for data")
+    on = f" on {figures['release']}" if figures["release"] else ""
+    print(f"training nano{on}: {figures['waiting_share']:.2%} of the time spent waiting for data")
     print(f"               {figures['tokens_per_s']:,.0f} tokens/s")
 
 

@@ -1,9 +1,9 @@
 """Real-time factor, CPU seconds and peak memory of each stage on the film (Big Buck Bunny, 596 s, 720p).
 
-    python -m tests.benchmarks.stages [--profile nano] [--json]
+    python -m tests.benchmarks.stages [--profile nano] [--video FILE] [--json]
 
-One process does all stages in turn, as the build does; nothing runs beside it. Peak memory is what Linux reports as
-VmHWM, reset before each stage, so it holds the models that stay loaded.
+FILE is taken in place of the film. One process does all stages in turn, as the build does; nothing runs beside it. Peak
+memory is what Linux reports as VmHWM, reset before each stage, so it holds the models that stay loaded.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
-def measure(profile_name: str) -> dict[str, object]:
-    """Runs all stages on the film in a fresh data folder."""
+def measure(profile_name: str, film: Path) -> dict[str, object]:
+    """Runs all stages on a film in a fresh data folder."""
     meter = Meter()
-    film = packages.film()
     with tempfile.TemporaryDirectory() as scratch, Site(film.parent) as site:
         source_list = Path(scratch) / "list.txt"
         source_list.write_text(site.url(film.name) + "\n")
@@ -73,9 +72,10 @@ def main() -> None:
     """Prints a table, or one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--profile", default="nano")
+    parser.add_argument("--video", type=Path, help="in place of the film")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = measure(options.profile)
+    found = measure(options.profile, options.video or packages.film())
     stages = found["stages"]
     assert isinstance(stages, dict)
     print(f"{'stage':<8}{'wall s':>9}{'CPU s':>9}{'x real time':>13}{'peak MB':>9}")

@@ -1,6 +1,6 @@
 """The refresh flow: lists and sites against the ledger, the work that follows, a release if the content changed.
 
-dvmset refresh LIST...    looks around first, and starts Prefect only if there is work to do
+dvmset refresh LIST...    looks around first, and starts Prefect only if there is work to do or the release has changed
 flows/prefect.yaml        the same as a deployment with a schedule; `dvmset serve` does without a worker
 """
 
@@ -77,8 +77,13 @@ def run(desk: Desk, found: Findings, listener: Listener | None = None) -> Releas
     return work(place, replace(found, pending=[]))
 
 
+@flow(name="dvmset-refresh-report")
+def report(text: str, data: str) -> None:
+    """Keeps what a refresh did, as Markdown; a flow of its own where there was no work to be one."""
+    create_markdown_artifact(text, key="dvmset-refresh", description=f"What a refresh of {data} changed")
+
+
 def _told(desk: Desk, found: Findings, made: Release | None) -> Release | None:
     diff = made.diff if made and made.changed else None
-    text = summary(desk, found, diff, made.id if made else "")
-    create_markdown_artifact(text, key="dvmset-refresh", description=f"What a refresh of {desk.store} changed")
+    report.fn(summary(desk, found, diff, made.id if made else ""), str(desk.store))
     return made

@@ -1,24 +1,32 @@
-"""A schedule in one process: Prefect's server in a child process, and the deployment served from this one."""
+"""Schedules in one process: Prefect's server in a child process, and the deployments served from this one."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import EntrypointType
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from pydantic import ValidationError
 
 from flows.server import prefect_at_hand
 from pipeline.errors import SettingsError
 
+if TYPE_CHECKING:
+    from prefect import Flow
 
-def serve_refresh(parameters: dict[str, Any], cron: str, timezone: str) -> None:
-    """Refreshes on a schedule until it is interrupted; a run that is due while one is at work is left out.
+HOURLY = "30 * * * *"
+
+
+def serve_both(refreshed: dict[str, Any], watched: dict[str, Any], cron: str, timezone: str) -> None:
+    """Refreshes on a schedule and asks for the canaries every hour, until it is interrupted.
+
+    A run that is due while one of its kind is at work is left out.
 
     Args:
-        parameters: of `flows.refresh.refresh`.
-        cron: five fields; timezone: an IANA name.
+        refreshed, watched: parameters of `flows.refresh.refresh` and of `flows.canary.canary`.
+        cron: of the refreshes, five fields; timezone: an IANA name.
 
     Raises:
         SettingsError: the cron line or the time zone can't be used.
@@ -31,19 +39,24 @@ def serve_refresh(parameters: dict[str, Any], cron: str, timezone: str) -> None:
             f"{cron!r} ({timezone}) is no schedule.", hint='Write five fields, such as "0 3 * * *", and Area/City.'
         ) from error
     with prefect_at_hand(schedules=True):
-        _serve(parameters, schedule)
+        from flows.canary import canary
+        from flows.refresh import refresh
+
+        served = [
+            _deployment(refresh, "dvmset", refreshed, schedule),
+            _deployment(canary, "canary", watched, CronSchedule(cron=HOURLY, timezone=timezone)),
+        ]
+        # Their schedules stay on when they end: else they would be off after a restart.
+        serve(*served, pause_on_shutdown=False, print_starting_message=False, limit=len(served))
 
 
-def _serve(parameters: dict[str, Any], schedule: CronSchedule) -> None:
-    from flows.refresh import refresh
-
-    refresh.serve(
-        "dvmset",
-        parameters=parameters,
+def _deployment(flow: Flow[..., Any], name: str, given: dict[str, Any], schedule: CronSchedule) -> RunnerDeployment:
+    made = flow.to_deployment(
+        name,
+        parameters=given,
         schedules=[schedule],
-        limit=1,
-        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
-        pause_on_shutdown=False,  # else the schedule is off after a restart
-        print_starting_message=False,
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         entrypoint_type=EntrypointType.MODULE_PATH,  # whatever folder the command is run in
     )
+    assert isinstance(made, RunnerDeployment)  # not a coroutine: nothing here is one
+    return made

@@ -24,6 +24,9 @@ from pipeline.errors import DvmsetError
 
 START_S = 600.0  # a few seconds on an idle machine, minutes on one that is busy
 
+# Who holds a deployment's only slot is kept in a file: a server that dies would never give it back otherwise.
+LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+
 
 @contextmanager
 def prefect_at_hand(*, schedules: bool = False) -> Iterator[None]:
@@ -71,7 +74,7 @@ def _server(schedules: bool) -> Iterator[str]:
                 stdout=said,
                 stderr=said,
                 start_new_session=True,  # Ctrl-C is for us: the flow still tells the server how it ended
-                env={**os.environ, **kind, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**LEASES, **os.environ, **kind, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
             os.close(lifeline)
             try:

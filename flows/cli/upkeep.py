@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from flows.cli.shared import (
     print_json,
     quieten_prefect,
     reported,
+    say,
     terminal,
 )
 from pipeline import DEFAULT_PROFILE
@@ -28,7 +30,8 @@ from pipeline import DEFAULT_PROFILE
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.refresh import Findings
+    from pipeline.config import FetchSettings
+    from pipeline.refresh import Findings, Held
     from pipeline.sources import BadRow
     from pipeline.takedown import Plan
 
@@ -50,28 +53,25 @@ def refresh(
     """
     with reported():
         from pipeline.ledger import now
-        from pipeline.refresh import look_around
+        from pipeline.refresh import look_around, summary
 
         log_to_stderr(verbose)
         console = terminal(stderr=as_json)
         desk = open_desk(data, ledger, profile, overrides)
 
         def tell(bad: BadRow) -> None:
-            console.print(f"[yellow]bad row[/] {bad.file}:{bad.line}: {bad.reason}", highlight=False, soft_wrap=True)
+            say(console, "bad row", "yellow", f"{bad.file}:{bad.line}: {bad.reason}")
 
         with desk.lock():
             since = now()
-            found = look_around(desk, lists, on_bad_row=tell)
+            held = _limits(desk.profile.fetch)
+            found = look_around(desk, lists, on_bad_row=tell, held=held)
             _print_findings(found, console)
             if found.pending:
-                quieten_prefect(verbose)
-                with ExitStack() as server:
-                    with busy(console, "starting Prefect ..."):
-                        from flows.progress import Progress
-                        from flows.refresh import run
-                        from flows.server import prefect_at_hand
+                with _prefect(console, verbose):
+                    from flows.progress import Progress
+                    from flows.refresh import run
 
-                        server.enter_context(prefect_at_hand())
                     with Progress(console, desk.ledger.addresses(found.pending)) as progress:
                         made = run(desk, found, progress)
                 print_build(desk, since, console)
@@ -81,6 +81,12 @@ def refresh(
             print_release(made, console, new=changed)
             diff = made.diff if made and changed else None
             _print_diff(diff, console)
+            if made and changed and not found.pending:
+                text = summary(desk, found, diff, made.id)
+                with _prefect(console, verbose):
+                    from flows.refresh import report
+
+                    report(text, str(desk.store))
         if as_json:
             print_json(
                 {
@@ -121,7 +127,7 @@ def takedown(
         console = terminal(stderr=as_json)
         book, store = open_ledger(data, ledger), Store(data)
         with locked(store, book, shared=ledger is not None):
-            plan = plan_takedown(store, book, Request(tuple(sources), tuple(urls), channel, tuple(lists)))
+            plan = plan_takedown(store, book, Request(tuple(sources), tuple(urls), channel.strip(), tuple(lists)))
             _print_plan(plan, console)
             question = "Take this down for good" + (", and delete the older releases that hold it?" if purge else "?")
             if not (yes or typer.confirm(question, err=as_json)):
@@ -141,7 +147,7 @@ def takedown(
         if older["purged"]:
             console.print(f"purged   {', '.join(older['purged'])}", highlight=False)
         for path, files in older["still_hold"].items():
-            console.print(f"[yellow]still in[/] {path} ({', '.join(files)})", highlight=False, soft_wrap=True)
+            say(console, "still in", "yellow", f"{path} ({', '.join(files)})")
         if older["still_hold"]:
             console.print("         --purge-releases deletes these releases")
         console.print(f"receipt  {receipt['path']}", highlight=False, soft_wrap=True)
@@ -151,6 +157,10 @@ def serve(
     lists: Annotated[list[Path], typer.Argument(help="All source lists of the data folder.")],
     cron: Annotated[str, typer.Option("--cron", help='When to refresh: minute hour day month weekday, "0 3 * * *".')],
     timezone: Annotated[str, typer.Option("--timezone", help="Of --cron, e.g. Europe/Berlin.")] = "UTC",
+    canaries: Annotated[
+        Path | None,
+        typer.Option("--canaries", help="Source list of the stable videos to ask for every hour."),
+    ] = None,
     data: DataOption = "data",
     ledger: LedgerOption = None,
     profile: ProfileOption = DEFAULT_PROFILE,
@@ -158,6 +168,7 @@ def serve(
 ) -> None:
     """Refresh on a schedule until Ctrl-C, with nothing else to set up: Prefect's server runs beside it.
 
+    Every hour a few stable videos are asked for, without a download; an event tells when one fares otherwise.
     Where PREFECT_API_URL is set, that server is used. With workers instead of one process: see flows/prefect.yaml.
     """
     with reported():
@@ -168,19 +179,40 @@ def serve(
         load_profile(profile, overrides)
         if ledger:
             os.environ[LEDGER] = ledger  # for the processes that the runs are in: Prefect would store a parameter
-        for path in lists:
+        for path in (*lists, *filter(None, [canaries])):
             next(iter(iter_list(path)), None)  # what can't be read is told now, not at night
         quieten_prefect(verbose=True)
-        from flows.serve import serve_refresh
+        from flows.serve import serve_both
 
         terminal().print(f"refreshing {data} at {cron!r} ({timezone}); Ctrl-C ends it", highlight=False)
-        parameters: dict[str, Any] = {
-            "lists": [str(path.absolute()) for path in lists],
+        both: dict[str, Any] = {
             "data": data if "://" in data else str(Path(data).absolute()),
             "profile": profile,
             "overrides": overrides,
         }
-        serve_refresh(parameters, cron, timezone)
+        videos = {"videos": str(canaries.absolute())} if canaries else {}
+        serve_both({"lists": [str(path.absolute()) for path in lists], **both}, {**videos, **both}, cron, timezone)
+
+
+@contextmanager
+def _prefect(console: Console, verbose: bool) -> Iterator[None]:
+    """Flows can be run in the block; Prefect is not imported before."""
+    quieten_prefect(verbose)
+    with ExitStack() as server:
+        with busy(console, "starting Prefect ..."):
+            from flows.server import prefect_at_hand
+
+            server.enter_context(prefect_at_hand())
+        yield
+
+
+def _limits(settings: FetchSettings) -> Held:
+    """Prefect's global limits, if the settings ask for them; else Prefect isn't even imported."""
+    if not settings.global_limits:
+        return nullcontext
+    from flows.limits import holder
+
+    return holder(settings)
 
 
 def _print_findings(found: Findings, console: Console) -> None:
@@ -192,7 +224,7 @@ def _print_findings(found: Findings, console: Console) -> None:
     )
     if lists.refused_count:
         shown = "\n         ".join(lists.refused)
-        console.print(f"[yellow]refused[/]  {lists.refused_count} that were taken down, for example\n         {shown}")
+        say(console, "refused ", "yellow", f"{lists.refused_count} that were taken down, for example\n         {shown}")
     if sites.asked or sites.resting:
         rest = f"; resting: {', '.join(sorted(sites.resting))}" if sites.resting else ""
         console.print(

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
+import prefect
 import psutil
 import pytest
 
@@ -24,7 +26,10 @@ from pipeline.ledger import Ledger
 from tests.site import Site
 
 YAML = Path(flows.__file__).with_name("prefect.yaml")
-SERVE = 'dvmset serve list.csv --data served --profile nano --cron "* * * * *" --timezone Europe/Berlin'
+SERVE = (
+    "dvmset serve list.csv --canaries canaries.txt --data served --profile nano"
+    ' --cron "* * * * *" --timezone Europe/Berlin'
+)
 PATIENCE_S = 600
 
 
@@ -78,6 +83,13 @@ def test_deployments_canary_and_serve_work_as_documented(tmp_path: Path) -> None
             wanted = {"filter": {"event": {"name": ["dvmset.site.changed"]}}}
             return ask(f"{api}/events/filter", wanted)["events"]
 
+        def leaves_out_a_second_run(deployment: str) -> None:
+            two = [start_run(api, f"dvmset-refresh/{deployment}") for _ in range(2)]
+            states = wait_for(lambda: ended(api, two), f"two runs of {deployment} at once have ended")
+            assert "CANCELLED" in states and set(states) <= {"CANCELLED", "COMPLETED"}  # one of the schedule may be on
+            before = len(done(deployment))
+            wait_for(lambda: len(done(deployment)) > before, f"the schedule of {deployment} goes on")
+
         wait_for(lambda: done("hourly"), "the canary was asked for")
         assert events() == []
         stable.unlink()
@@ -86,6 +98,11 @@ def test_deployments_canary_and_serve_work_as_documented(tmp_path: Path) -> None
         assert (event["payload"]["before"][:2], event["payload"]["now"]) == ("ok", "permanent")
         wait_for(lambda: done("nightly"), "a scheduled run of the deployment has ended")
         wait_for(lambda: done("dvmset"), "a scheduled run of dvmset serve has ended")
+        for name in ("nightly", "dvmset"):
+            leaves_out_a_second_run(name)
+        one = [start_run(api, "dvmset-canary/canary")]
+        assert wait_for(lambda: ended(api, one), "the canaries of dvmset serve were asked for") == ["COMPLETED"]
+        assert list(json.loads((tmp_path / "served" / "canary.json").read_text()).values()) == ["permanent"]
         artifacts = ask(f"{api}/artifacts/filter", {})
         assert {artifact["key"] for artifact in artifacts} == {"dvmset-refresh"}
         assert any("1 sources, 1 new" in artifact["data"] for artifact in artifacts)
@@ -94,6 +111,45 @@ def test_deployments_canary_and_serve_work_as_documented(tmp_path: Path) -> None
         assert ledger.errors() == {"permanent": 1}
         ledger.close()
     assert site.count("gone.mp4") == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_died_during_a_run_holds_up_no_later_one(tmp_path: Path) -> None:
+    code = (
+        "import os\nfrom flows.server import prefect_at_hand\n"
+        "with prefect_at_hand(schedules=True): print(os.environ['PREFECT_API_URL'], flush=True); input()"
+    )
+    settings = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION": "30"}
+
+    @contextmanager
+    def server() -> Iterator[str]:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **settings},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert parent.stdout
+            yield parent.stdout.readline().strip()
+        finally:
+            everyone = psutil.Process(parent.pid).children(recursive=True)
+            parent.kill()
+            parent.wait()
+            psutil.wait_procs(everyone, timeout=20)
+
+    def begin(api: str, deployment: str) -> str:
+        run = ask(f"{api}/deployments/{deployment}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        return str(ask(f"{api}/flow_runs/{run['id']}/set_state", {"state": {"type": "PENDING"}})["state"]["name"])
+
+    with server() as api:
+        flow = ask(f"{api}/flows/", {"name": "refresh"})["id"]
+        limit = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+        deployment = ask(f"{api}/deployments/", {"name": "nightly", "flow_id": flow, **limit})["id"]
+        assert [begin(api, deployment), begin(api, deployment)] == ["Pending", "Cancelled"]
+    with server() as api:
+        wait_for(lambda: begin(api, deployment) == "Pending", "a run is let in when the first one's lease is over")
 
 
 def documented(text: str) -> list[str]:
@@ -144,9 +200,29 @@ def processes() -> Iterator[Callable[[list[str], dict[str, str], Path], None]]:
 def ask(url: str, body: dict[str, Any] | None = None) -> Any:
     """JSON from Prefect's API, never through a proxy."""
     data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data, {"Content-Type": "application/json"})
-    with build_opener(ProxyHandler({})).open(request, timeout=20) as answer:
-        return json.load(answer)
+    headers = {"Content-Type": "application/json", "User-Agent": f"prefect/{prefect.__version__} (API 0.8.4)"}
+    request = Request(url, data, headers)  # the server treats clients by their version
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with build_opener(ProxyHandler({})).open(request, timeout=60) as answer:
+                return json.load(answer)
+        except HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)  # its database is locked by another request: Prefect's own clients ask again, too
+
+
+def start_run(api: str, deployment: str) -> str:
+    """Has a run begin now; returns its id."""
+    there = ask(f"{api}/deployments/name/{deployment}")["id"]
+    return str(ask(f"{api}/deployments/{there}/create_flow_run", {"state": {"type": "SCHEDULED"}})["id"])
+
+
+def ended(api: str, runs: list[str]) -> list[str]:
+    """The states of runs, when all of them have ended."""
+    states = [str(ask(f"{api}/flow_runs/{run}")["state_type"]) for run in runs]
+    return states if {"COMPLETED", "CANCELLED", "FAILED", "CRASHED"} >= set(states) else []
 
 
 def wait_for(happens: Callable[[], Any], what: str) -> Any:

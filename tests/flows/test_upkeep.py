@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -16,6 +17,7 @@ from pipeline.takedown import is_genuine
 from tests.world import Web
 
 SETTINGS = ("--profile", "nano", "--set", "refresh.probes=0")
+NO_LIMIT = "refresh.most_removed=1"
 runner = CliRunner()
 
 
@@ -47,6 +49,17 @@ def test_a_data_folder_is_made_kept_and_cleared_of_a_video(
     )
     assert third.returncode == 0, third.stdout + third.stderr
     assert f"release  {second['release']} (unchanged)" in third.stdout
+
+    listed.write_text("\n".join(urls[:2]))
+    fewer = json.loads(invoke("refresh", listed, "--data", data, *SETTINGS, "--set", NO_LIMIT, "--json").stdout)
+    assert (fewer["worked_on"], fewer["diff"]["removed"]["reasons"]) == (0, {"removed from the list": 1})
+    with get_client(sync_client=True) as client:
+        told = [artifact.data for artifact in client.read_artifacts() if artifact.key == "dvmset-refresh"]
+    assert (
+        len(told) == 3 and f"release {fewer['release']}" in str(told[-1]) and "removed from the list" in str(told[-1])
+    )
+    listed.write_text("\n".join(urls))
+    second = json.loads(invoke("refresh", listed, "--data", data, *SETTINGS, "--json").stdout)
 
     asked = invoke("takedown", "--url", urls[0], "--data", data, typed="n\n")
     assert (asked.exit_code, "Nothing was changed" in asked.stdout) == (1, True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from typing import Any
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, create_engine, event, func, inspect, literal, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,8 +16,8 @@ from sqlalchemy.orm import sessionmaker
 
 from pipeline.errors import DvmsetError, SettingsError
 from pipeline.ledger.migrate import bring_up_to_date
-
 from pipeline.ledger.tables import LedgerRow
+
 
 class Core:
     """An open ledger; safe to use from several threads, and from several machines if it is on a server.
@@ -25,7 +26,8 @@ class Core:
         url: `sqlite:////data/ledger.sqlite` or `postgresql://user@host/database`.
 
     Raises:
-        DvmsetError: it can't be opened, or was written by a newer dvmset.
+        DvmsetError: it can't be opened, or was written by a newer dvmset. It is damaged: this may also show later,
+            whatever is asked of it then.
         SettingsError: the URL is of no such database, or the package for it is missing.
     """
 
@@ -52,8 +54,6 @@ class Core:
         self.engine.dispose()
 
 
-def _engine(text: str) -> Engine:
-    hint = "Write postgresql://user@host/database or sqlite:////path/of/ledger.sqlite."
 def is_ledger(url: str) -> bool:
     """Whether there is a ledger; nothing is made.
 
@@ -79,6 +79,8 @@ def _opening(engine: Engine) -> Iterator[None]:
         raise DvmsetError(f"The ledger {shown} can't be opened: {why}.", hint="Check its URL.") from error
 
 
+def _engine(text: str) -> Engine:
+    hint = "Write postgresql://user@host/database or sqlite:////path/of/ledger.sqlite."
     try:
         url = make_url(text)
     except ArgumentError as error:
@@ -87,6 +89,7 @@ def _opening(engine: Engine) -> Iterator[None]:
         case "sqlite":
             engine = create_engine(url, connect_args={"timeout": 60})
             event.listen(engine, "connect", _use_wal)
+            event.listen(engine, "handle_error", _tell_damage)
             return engine
         case "postgresql":
             try:
@@ -100,6 +103,22 @@ def _opening(engine: Engine) -> Iterator[None]:
             return engine
         case name:
             raise SettingsError(f"A ledger can't be kept by {name!r}.", hint=hint)
+
+
+def _tell_damage(context: Any) -> None:
+    """Says what a damaged file is, whichever statement meets it.
+
+    Raises:
+        DvmsetError: it is one.
+    """
+    error = context.original_exception
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        place = context.engine.url.database
+        raise DvmsetError(
+            f"The ledger {place} is damaged: {error}.",
+            hint="Put a copy of it back, without the -wal and -shm files beside it. If there is none, move it away: "
+            "the next build begins anew, and reviews and takedowns that stood in it are to be made again.",
+        ) from error
 
 
 def _use_utc(connection: Any, _: Any) -> None:

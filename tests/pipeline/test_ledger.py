@@ -305,3 +305,25 @@ def test_the_funnel_is_exact_for_any_partition(tmp_path_factory: pytest.TempPath
     funnel = ledger.funnel()
     assert funnel.fetched_ms == sum(d for d, _ in files) == funnel.kept_ms + sum(funnel.dropped_ms.values())
     ledger.close()
+
+
+def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"not a database at all " * 99)
+    with pytest.raises(DvmsetError, match=rf"The ledger {path} is damaged: file is not a database") as caught:
+        Ledger(f"sqlite:///{path}")
+    assert "Put a copy of it back" in caught.value.hint
+
+
+def test_damage_that_shows_later_is_the_same_error(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(f"sqlite:///{path}")) as ledger:
+        ledger.add_sources([source("a")])
+    with closing(sqlite3.connect(path)) as file:
+        (page,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sources'").fetchone()
+        (size,) = file.execute("PRAGMA page_size").fetchone()
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * size : page * size] = b"\xa5" * size
+    path.write_bytes(content)
+    with closing(Ledger(f"sqlite:///{path}")) as ledger, pytest.raises(DvmsetError, match="is damaged"):
+        ledger.sources()

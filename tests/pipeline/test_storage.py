@@ -116,6 +116,11 @@ def test_a_bucket_without_credentials_is_told(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(DvmsetError, match="can't be a data folder: Unable to locate credentials"):
         Store("s3://bucket-of-nobody/data")
+    with (
+        pytest.raises(DvmsetError, match="can't be read: Unable to locate credentials"),
+        local_folder("s3://bucket-of-nobody/release"),
+    ):
+        pass
 
 
 def test_digest_depends_on_values_not_on_order() -> None:

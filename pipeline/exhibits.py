@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import heapq
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,10 +40,10 @@ def exhibits(desk: Desk) -> dict[str, Any]:
         as published, and without voices; only where the profile keeps media);
         `scores`: per curve edges, threshold, and seconds kept and dropped per bin.
     """
-    ready = sorted((s for s in desk.ledger.sources() if s.state == "ready" and not s.withheld), key=_draw)[:SOURCES]
+    drawn = heapq.nsmallest(SOURCES, desk.ledger.ready_ids(), key=_draw)
     found: list[_Place] = []
     scores = {name: np.zeros((2, BINS), int) for name in JUDGED}
-    for source in ready:
+    for source in map(desk.ledger.source, drawn):
         media = desk.ledger.media(source.source_id)
         if media is None:
             continue
@@ -67,8 +68,8 @@ def exhibits(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _draw(source: SourceRow) -> bytes:
-    return hashlib.sha256(source.source_id.encode()).digest()
+def _draw(source_id: str) -> bytes:
+    return hashlib.sha256(source_id.encode()).digest()
 
 
 def _count(desk: Desk, source: SourceRow, media: MediaRow, spans: list[SpanRow], scores: dict[str, np.ndarray]) -> None:

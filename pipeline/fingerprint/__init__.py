@@ -6,13 +6,14 @@ again; see `data_cards/curation.md` for how well. Nothing here loads a model.
 
 from pipeline.fingerprint.catalogue import KINDS, Catalogue, Shared, forget
 from pipeline.fingerprint.codes import Codes, PictureCodes, SoundCodes
-from pipeline.fingerprint.groups import Groups, Leakage, Pair, leakage
+from pipeline.fingerprint.groups import GroupIds, Groups, Leakage, Pair, leakage
 from pipeline.fingerprint.match import Match
 
 __all__ = [
     "KINDS",
     "Catalogue",
     "Codes",
+    "GroupIds",
     "Groups",
     "Leakage",
     "Match",

@@ -6,16 +6,19 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import groupby, islice
+
+import numpy as np
 
 from pipeline.fingerprint.codes import Codes
-from pipeline.fingerprint.index import Segment
+from pipeline.fingerprint.index import Hits, Questions, Segment
 from pipeline.fingerprint.match import Match, candidates, match
 from pipeline.storage import Store
 
 FOLDER = "fingerprint_index"
 KINDS = ("sound", "picture")
 _AT_ONCE = 500  # sources whose codes are held
+_ASKED = 2000  # rows of codes that are asked about at once, but for those of the last source
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,25 @@ class Catalogue:
             codes = {name: self._codes(name) for name in chunk}
             segment = Segment.of(codes)
             segments = [*self._segments, segment]
-            earlier: set[str] = set()
+            to_come = set(chunk)
             found: list[Shared] = []
-            for name in chunk:
-                found += self._shared(name, codes, segments, exclude=set(chunk) - earlier)
-                earlier.add(name)
+            for name, hits in _asked(codes, segments):
+                found += self._shared(name, codes, segments, hits, exclude=to_come)
+                to_come.remove(name)
             yield [source_of(name) for name in chunk], found
             self._save(_compact(segments))
 
     def _shared(
-        self, name: str, codes: Mapping[str, Codes], segments: Sequence[Segment], exclude: set[str]
+        self,
+        name: str,
+        codes: Mapping[str, Codes],
+        segments: Sequence[Segment],
+        hits_of: Sequence[Hits],
+        exclude: Collection[str],
     ) -> Iterator[Shared]:
         asked = codes[name]
-        for segment in segments:
-            for number, hits in candidates(segment.ask(asked)):
+        for segment, all_hits in zip(segments, hits_of, strict=True):
+            for number, hits in candidates(all_hits):
                 other = segment.names[number]
                 if other in exclude or source_of(other) == source_of(name):
                     continue
@@ -135,6 +143,16 @@ def forget(store: Store, source_ids: Collection[str]) -> None:
     for kind in KINDS:
         catalogue = Catalogue(store, kind)
         catalogue.keep_only([name for name in catalogue.names if source_of(name) not in gone])
+
+
+def _asked(codes: Mapping[str, Codes], segments: Sequence[Segment]) -> Iterator[tuple[str, Sequence[Hits]]]:
+    """The hits of each source in each of the segments."""
+    rows = np.cumsum([len(c.bits) for c in codes.values()]) // _ASKED
+    for _, part in groupby(zip(codes.items(), rows, strict=True), key=lambda item: item[1]):
+        few = dict(named for named, _ in part)
+        questions = Questions.of(list(few.values()))
+        found = [segment.ask(questions) for segment in segments]
+        yield from zip(few, zip(*found, strict=True), strict=True)
 
 
 def _compact(segments: list[Segment]) -> list[Segment]:

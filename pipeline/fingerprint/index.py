@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,30 @@ class Hits:
     asked: np.ndarray
     found: np.ndarray
     mirror: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """All that is asked for some sources; one after the other, as a short one costs as much as a long one.
+
+    Attributes:
+        code: [N] uint64; row: [N] int64, of its source's codes; mirror: [N] bool, whether they were turned round.
+        keys: [TABLES, N] uint32.
+        ends: [sources], position behind the last question of each.
+    """
+
+    code: np.ndarray
+    row: np.ndarray
+    mirror: np.ndarray
+    keys: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, sources: Sequence[Codes]) -> Questions:
+        """Those of a few sources."""
+        asked = [_questions(codes) for codes in sources]
+        code, row, mirror = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+        return cls(code, row, mirror, _keys(code), np.cumsum([len(code) for code, _, _ in asked]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,30 +118,35 @@ class Segment:
         places = np.argsort(keys, axis=1, kind="stable").astype(np.uint32)
         return cls(names, code, source, row, np.take_along_axis(keys, places.astype(np.int64), axis=1), places)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """16 hex digits that tell its content: the names of sources tell what was made of them."""
         return hashlib.sha256("\n".join(sorted(self.names)).encode()).hexdigest()[:16]
 
-    def ask(self, codes: Codes) -> Hits:
-        """All moments of the segment that are near a moment of `codes`."""
-        code, row, mirror = _questions(codes)
+    def ask(self, asked: Questions) -> list[Hits]:
+        """For each source that was asked about, all moments of the segment that are near a moment of it."""
+        code = asked.code
         questions, entries = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for table, keys in enumerate(_keys(code)):
-            first = np.searchsorted(self.keys[table], keys, side="left")
-            count = np.searchsorted(self.keys[table], keys, side="right") - first
+        for table, keys in enumerate(asked.keys):
+            first = self.keys[table].searchsorted(keys, side="left")
+            count = self.keys[table].searchsorted(keys, side="right") - first
             count[count > _CROWD] = 0
+            if not count.any():
+                continue
             question = np.repeat(np.arange(len(keys)), count)
             within = np.arange(len(question)) - np.repeat(np.cumsum(count) - count, count)
             entry = self.places[table][np.repeat(first, count) + within].astype(np.int64)
             near = distance(code[question], self.code[entry]) <= NEAR
             questions.append(question[near])
             entries.append(entry[near])
-        pairs = np.unique(np.stack([np.concatenate(questions), np.concatenate(entries)]), axis=1)
-        question, entry = pairs
-        return Hits(
-            self.source[entry].astype(np.int64), row[question], self.row[entry].astype(np.int64), mirror[question]
-        )
+        pairs = np.unique(np.concatenate(questions) * len(self.code) + np.concatenate(entries))
+        question, entry = np.divmod(pairs, max(1, len(self.code)))
+        source, found = self.source[entry].astype(np.int64), self.row[entry].astype(np.int64)
+        columns = source, asked.row[question], found, asked.mirror[question]
+        places = question.searchsorted(asked.ends)
+        return [
+            Hits(*(column[first:last] for column in columns)) for first, last in zip([0, *places], places, strict=False)
+        ]
 
     def to_file(self, path: str | Path) -> None:
         """Writes an .npz archive."""

@@ -45,6 +45,8 @@ class Match:
 
 def candidates(hits: Hits) -> Iterator[tuple[int, Hits]]:
     """The hits of each source that has enough of them to be looked at."""
+    if len(hits.source) < LEAST_HITS:
+        return
     order = np.argsort(hits.source, kind="stable")
     sources, counts = np.unique(hits.source, return_counts=True)
     for source, count in zip(sources, counts, strict=True):

@@ -86,6 +86,12 @@ class Releases(Core):
         with self.session() as session:
             return list(session.scalars(query))
 
+    def ready_ids(self) -> Iterator[str]:
+        """Id of every ready source that isn't withheld, in no order; a thousand are held at a time."""
+        query = select(SourceRow.source_id).where(SourceRow.state == "ready", SourceRow.withheld == "")
+        with self.engine.connect() as connection:
+            yield from connection.scalars(query.execution_options(yield_per=1000))
+
     def ready_clips(self) -> Iterator[ReadyClip]:
         """Every clip of every ready source that isn't withheld, in no order; a thousand are held at a time."""
         with self.engine.connect() as connection:

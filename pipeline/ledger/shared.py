@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, case, delete, insert, select
+from sqlalchemy import Select, case, delete, func, insert, select
 
 from pipeline.ledger.core import Core
 from pipeline.ledger.tables import ClipRow, MediaRow, SharedRow, SourceRow
@@ -57,11 +57,20 @@ class SharedStretches(Core):
         with self.session() as session:
             yield from session.scalars(query.order_by(*pair, SharedRow.id).execution_options(yield_per=1000))
 
-    def videos(self) -> Iterator[Video]:
-        """Every source that was fetched, in list order."""
+    def videos(self, *, repeated: bool = False) -> Iterator[Video]:
+        """Every source that was fetched, in list order.
+
+        Args:
+            repeated: only those whose video is listed, or whose file was brought, more than once.
+        """
         query = select(SourceRow.source_id, SourceRow.key, MediaRow.sha256).join(
             MediaRow, MediaRow.source_id == SourceRow.source_id
         )
+        if repeated:
+            listed, brought = (
+                select(column).group_by(column).having(func.count() > 1) for column in (SourceRow.key, MediaRow.sha256)
+            )
+            query = query.where(SourceRow.key.in_(listed) | MediaRow.sha256.in_(brought))
         with self.engine.connect() as connection:
             for row in connection.execute(query.order_by(SourceRow.position).execution_options(yield_per=1000)):
                 yield Video._make(row)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+
 from pipeline.config import ReleaseSettings
-from pipeline.fingerprint import KINDS, Catalogue, Groups, Pair, Shared, leakage
+from pipeline.fingerprint import KINDS, Catalogue, GroupIds, Groups, Pair, Shared, leakage
 from pipeline.fingerprint.catalogue import FOLDER
 from pipeline.ledger import Ledger, SharedRow
 from pipeline.process.artefacts import VERSIONS, Artefacts
@@ -42,17 +44,18 @@ def find_duplicates(store: Store, ledger: Ledger, files: Artefacts) -> None:
     at_hand = digest([VERSIONS["fingerprint"], ledger.released_digest()])
     if store.exists(_LOOKED_UP) and store.read_text(_LOOKED_UP) == at_hand:
         return
-    named = {kind: [] for kind in KINDS}  # type: dict[str, list[str]]
-    for source, media in ledger.released_sources():
-        for kind in KINDS:
-            named[kind].append(files.fingerprint(kind, source, media))
-    for kind, names in named.items():
+    for kind in KINDS:
         catalogue = Catalogue(store, kind)
-        known, wanted = catalogue.names, set(names)
-        if gone := known - wanted:
-            catalogue.keep_only(wanted)
+        names = (files.fingerprint(kind, source, media) for source, media in ledger.released_sources())
+        known, left, new = catalogue.names, set[str](), list[str]()
+        for name in names:
+            if name in known:
+                left.add(name)
+            else:
+                new.append(name)
+        if gone := known - left:
+            catalogue.keep_only(left)
             ledger.drop_shared(kind, sorted({name.rsplit("/", 1)[-1][:16] for name in gone}))
-        new = [name for name in dict.fromkeys(names) if name not in known]
         for source_ids, found in catalogue.take(new):
             ledger.put_shared(kind, source_ids, [_row(shared) for shared in found])
     store.write_text(_LOOKED_UP, at_hand)
@@ -66,24 +69,25 @@ def pairs(ledger: Ledger, source_id: str = "") -> Iterator[tuple[Pair, list[Shar
         yield Pair(first, second, lengths["sound"], lengths["picture"]), stretches
 
 
-def group_sources(ledger: Ledger, shared_s: float) -> dict[str, str]:
+def group_sources(ledger: Ledger, shared_s: float) -> GroupIds:
     """The group of every source that was fetched.
 
     Sections of one video are one group, so are sources that brought the same file, and those that share at least
     `shared_s` seconds of sound or of picture.
     """
-    groups = Groups()
-    first_with: dict[bytes, str] = {}
-    for video in ledger.videos():
-        groups.add(video.key)
-        groups.join(first_with.setdefault(bytes.fromhex(video.sha256), video.key), video.key)
-    del first_with  # lists are long, and memory is short: videos are rather asked for again than held
     joined = [pair for pair, _ in pairs(ledger) if pair.joins(shared_s)]
     named = {source_id for pair in joined for source_id in (pair.first, pair.second)}
     keys = {video.source_id: video.key for video in ledger.videos() if video.source_id in named} if named else {}
+    not_alone = {*keys.values(), *(video.key for video in ledger.videos(repeated=True))}
+    groups = Groups()
+    first_with: dict[str, str] = {}
+    for video in ledger.videos():  # lists are long, and memory is short: they are rather asked for again than held
+        if video.key in not_alone:
+            groups.add(video.key)
+            groups.join(first_with.setdefault(video.sha256, video.key), video.key)
     for pair in joined:
         groups.join(keys[pair.first], keys[pair.second])
-    return {video.source_id: groups.id(video.key) for video in ledger.videos()}
+    return GroupIds((video.source_id, groups.id(video.key)) for video in ledger.videos())
 
 
 def overview(ledger: Ledger, settings: ReleaseSettings, source_id: str = "") -> Overview:
@@ -139,7 +143,8 @@ def counts(ledger: Ledger, settings: ReleaseSettings, groups: Mapping[str, str])
 
 def _several(groups: Mapping[str, str], source_ids: Iterable[str]) -> int:
     """How many groups have more than one of the sources."""
-    return sum(count > 1 for count in Counter(groups[name] for name in source_ids).values())
+    _, counts = np.unique(np.fromiter((groups[name].encode() for name in source_ids), "S16"), return_counts=True)
+    return int(np.count_nonzero(counts > 1))
 
 
 def _leakage(joined: list[Pair], groups: Mapping[str, str], settings: ReleaseSettings) -> dict[str, Any]:

@@ -107,7 +107,8 @@ class Statistics:
         distances = beat_distances(row)
         self._near += int(np.count_nonzero(distances <= NEAR_S))
         if len(distances):
-            gaps = np.diff(np.asarray(row.beat_times_s, np.float64), prepend=0.0, append=row.seconds)
+            times = np.concatenate([[0.0], np.asarray(row.beat_times_s, np.float64), [row.seconds]])
+            gaps = times[1:] - times[:-1]
             covered = np.minimum(gaps[1:-1], 2 * NEAR_S).sum() + np.minimum(gaps[[0, -1]], NEAR_S).sum()
             self._near_chance += len(distances) * float(covered) / row.seconds
 

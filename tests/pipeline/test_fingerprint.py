@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ReleaseSettings
-from pipeline.fingerprint import Catalogue, Codes, Groups, Pair, PictureCodes, SoundCodes, forget, leakage
+from pipeline.fingerprint import (
+    Catalogue,
+    Codes,
+    GroupIds,
+    Groups,
+    Pair,
+    PictureCodes,
+    SoundCodes,
+    forget,
+    leakage,
+)
 from pipeline.fingerprint.codes import CROPS, PICTURE_HZ, SOUND_HZ, distance, mirrored, picture_code
 from pipeline.fingerprint.index import Hits
 from pipeline.fingerprint.match import LEAST_S, match
@@ -180,6 +190,22 @@ def test_groups_are_the_connected_parts_named_by_their_first(links: list[tuple[i
         groups.join(f"v{a}", f"v{b}")
         part = [min(part[a], part[b]) if p in (part[a], part[b]) else p for p in part]
     assert [groups.first(f"v{k}") for k in range(12)] == [f"v{p}" for p in part]
+
+
+def test_a_video_that_no_other_is_joined_with_is_a_group_without_being_added():
+    groups, empty = Groups(), Groups()
+    groups.add("v1")
+    assert empty.id("v1") == groups.id("v1") != groups.id("v2")
+
+
+def test_ids_of_groups_are_those_of_a_dict():
+    made = {f"{7 * k % 100:016x}": f"{k % 10:016x}" for k in range(100)}
+    ids = GroupIds(made.items())
+    assert (dict(ids), len(ids)) == (made, 100)
+    assert list(ids) == sorted(made)
+    for unknown in ("f" * 16, "0" * 15 + "z", ""):
+        assert unknown not in ids
+    assert dict(GroupIds([])) == {}
 
 
 def test_splits_by_group_leak_nothing_and_splits_by_id_do():

@@ -78,7 +78,7 @@ class Batch:
     Attributes:
         codes: [B, K, T50] int64; 0 behind a clip's end.
         clip_global: [B, T1, D] float32; zeros behind a clip's end.
-        curve: [B, T25] float32 rhythm curve; zeros behind a clip's end.
+        curve: [B, T25] float32 rhythm curve; its last value behind a clip's end.
         present: [B, T1] bool, False behind a clip's end.
         valid: [B, T50] bool, the same for codes.
     """
@@ -118,7 +118,7 @@ class Crops:
         frames, seconds, samples = codes.shape[1], len(clip_global), len(curve)
         self.codes[place, :, :frames], self.codes[place, :, frames:] = codes, 0
         self.clip_global[place, :seconds], self.clip_global[place, seconds:] = clip_global, 0
-        self.curve[place, :samples], self.curve[place, samples:] = curve, 0
+        self.curve[place, :samples], self.curve[place, samples:] = curve, curve[-1]  # T50 may be 2 T25 + 1
         self.frames[place], self.seconds[place] = frames, seconds
 
     def batch(self, first: int, last: int) -> Batch:

@@ -42,17 +42,17 @@ class Log:
 
     Args:
         run: its folder.
-        step: that the run begins or goes on at.
+        step: that the run goes on at; None: it begins.
         listener: is told everything as well.
         writes: False in all processes but the first, which are silent.
     """
 
-    def __init__(self, run: Path, step: int, listener: Listener, *, writes: bool) -> None:
+    def __init__(self, run: Path, step: int | None, listener: Listener, *, writes: bool) -> None:
         self.listener, self.path = listener, run / METRICS
         self.board = None
         if writes:
             _rewind(self.path, step)
-            self.board = SummaryWriter(run / "tensorboard", purge_step=step + 1 if step else None)
+            self.board = SummaryWriter(run / "tensorboard", purge_step=None if step is None else step + 1)
 
     def __enter__(self) -> Log:
         return self
@@ -144,14 +144,14 @@ class Meter:
         self.began, self.waited_before = time.perf_counter(), self.loader.waited_s
 
 
-def _rewind(path: Path, step: int) -> None:
-    """Removes the lines of later steps, and a last one that is cut short."""
+def _rewind(path: Path, step: int | None) -> None:
+    """Removes the lines of later steps, of all without one, and a last one that is cut short."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] > step or not step:
+            if step is None or json.loads(line)["step"] > step:
                 break
         except ValueError:
             break

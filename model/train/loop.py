@@ -117,7 +117,8 @@ def main(fabric: Fabric, plan: Plan, memory: Mapping[str, int], listener: Listen
     if fabric.is_global_zero:
         devices = f"{fabric.world_size} x {fabric.device.type}"
         runs.write_run(job.out, describe_run(plan, model.provenance, model.count(), begun_at, devices))
-    with Log(job.out, begun_at, listener, writes=fabric.is_global_zero) as log, stop_signals() as stop:
+    goes_on_at = begun_at if job.resume else None
+    with Log(job.out, goes_on_at, listener, writes=fabric.is_global_zero) as log, stop_signals() as stop:
         log.tell(Event("begin", begun_at, _overview(plan, model, fabric, memory)))
         fit(fabric, plan, state, log, stop)
     return Outcome(job.out, state.position.step, finished=state.position.step >= settings.steps)

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from model import data
 from model.data import Batch, Clips, Loader, in_order, joined, open_release
+from model.rhythm import Rhythm
+from model.settings import RhythmSettings
 from pipeline.errors import SettingsError, ShardError
 from pipeline.shards import Row, Shard, write_shard
 from tests.model.releases import release_of, toy_release
@@ -180,7 +182,22 @@ def test_short_clips_are_padded_and_say_so(tmp_path: Path) -> None:
     assert batch.codes[0, :, :75].numpy().tolist() == row.codes.tolist() and not batch.codes[..., 75:].any()
     assert np.array_equal(batch.clip_global[0, :2].numpy(), row.clip_global.astype(np.float32))
     assert np.array_equal(batch.curve[0, :38].numpy(), row.cls_distance.astype(np.float32))
-    assert not batch.clip_global[0, 2:].any() and not batch.curve[0, 38:].any()
+    assert not batch.clip_global[0, 2:].any()
+
+
+@pytest.mark.parametrize("end_ms", [1490, 1500, 1505, 1510])
+def test_the_curve_of_a_padded_clip_reaches_its_last_code(tmp_path: Path, end_ms: int) -> None:
+    """The rates are rounded apart: of 1490 ms there are 75 codes and 37 samples, the last code without one."""
+    path = tmp_path / "train-00000-of-00001.parquet"
+    row = make_row("short", 0, end_ms)
+    write_shard(path, [row], SPEC)
+    batch = Clips([path], crop_s=3, reduction="patch_distance").crops(np.array([0]), np.zeros(1))
+    frames = row.codes.shape[1]
+    rhythm = Rhythm(RhythmSettings(init="default"), 4, 8)
+    padded = rhythm(batch.curve, 150, valid=batch.valid)
+    alone = rhythm(torch.from_numpy(row.patch_distance.astype(np.float32))[None], frames)
+    for layer, rows in padded.items():
+        torch.testing.assert_close(rows[:, :frames], alone[layer])
 
 
 def test_the_preset_chooses_the_curve(paths: list[Path]) -> None:

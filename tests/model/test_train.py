@@ -278,6 +278,20 @@ def test_a_run_is_finished_by_the_steps_that_are_asked_for(trained: Path, releas
         runs.is_finished(trained, other, 1, opened)
 
 
+def test_a_run_that_goes_on_from_its_beginning_keeps_the_validation_it_began_with(
+    release: Path, tmp_path: Path
+) -> None:
+    train(toy_job(release, tmp_path, "train.steps=1"))
+    whole = metrics(tmp_path, "validation")
+    assert [line["step"] for line in whole] == [0, 1]
+    (begun, done) = runs.checkpoints(tmp_path)
+    assert begun.name == "00000000"
+    shutil.rmtree(done)
+    train(toy_job(release, tmp_path, "train.steps=1", resume=True))
+    assert metrics(tmp_path, "validation") == whole
+    assert [line["step"] for line in metrics(tmp_path, "train")] == [1]
+
+
 # what is recorded
 
 

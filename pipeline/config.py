@@ -142,9 +142,7 @@ class ClipSettings(Group):
     snap_to: Literal["shot", "beat", "bar"] = Field(
         "shot", description="with beat or bar, clips are cut back to the beats or bars inside those ends"
     )
-    change_min: float = Field(
-        12.0, description="least novelty (a log likelihood ratio) at which one piece of music becomes another"
-    )
+    change_min: float = Field(0.0, description="least novelty (log odds) at which one piece of music becomes another")
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:

@@ -24,9 +24,12 @@ def curves(seconds: int, change_s: float | None = None, gaps_ms: list[tuple[int,
     """Music without voices, of another colour from `change_s` on."""
     rng = np.random.default_rng(0)
     rows = 2 * seconds
-    timbre, chroma = rng.normal(0, 2, (rows, 13)), np.full((rows, 12), 1 / 12)
+    timbre, chroma = rng.normal(0, 2, (rows, 13)), rng.uniform(0.5, 1.5, (rows, 12))
+    chroma[:, [0, 4, 7]] += 4
     if change_s is not None:
         timbre[round(2 * change_s) :] += 40 * np.cos(np.arange(13))
+        chroma[round(2 * change_s) :] = np.roll(chroma[round(2 * change_s) :], 1, axis=1)
+    chroma /= chroma.sum(axis=1, keepdims=True)
     flat, nothing = np.ones(seconds, np.float32), np.zeros(seconds, np.float32)
     levels = {"other": flat - 20, "vocals": flat - 100}
     measured = Curves(

@@ -1,6 +1,6 @@
 """The music rooms on the audio truth set: ratios, verdicts, thresholds, changes of track, and the film.
 
-    python -m tests.truth.audio --count 4 --tracks 4
+    python -m tests.truth.audio --count 4 --tracks 12
 
 Thresholds are looked for on `train`, and everything else is measured on `test`, which has other scores and voices; the
 separator was trained on `train` as well. The curves lie in the media cache. The tables go to `data_cards/curation.md`,
@@ -23,17 +23,17 @@ from rich.table import Table
 
 from pipeline.config import ClipSettings, Profile, VerdictSettings, load_profile
 from pipeline.music import Curves, changes_ms, judge, measure, window_reason
-from pipeline.nano.mixtures import RATE
+from pipeline.nano.mixtures import RATE, Compilation, compilations
 from pipeline.nano.mixtures.signals import Split
 from pipeline.nano.packages import cache_folder, film
 from pipeline.process.artefacts import STEM_RATE, VERSIONS
 from pipeline.separate import Separator, load_separator, weights_digest
 from pipeline.storage import Store, digest
-from tests.truth.audio_made import CASES, SECONDS, Compilation, Mixture, compilations, mixture
+from tests.truth.audio_made import CASES, SECONDS, Mixture, mixture
 from tests.truth.card import CARD, show, table
 
 RATIOS = np.round(np.arange(0.05, 0.301, 0.01), 2)  # of `voice_ratio_max`: between the bounds of the policy
-CHANGES = np.arange(0.0, 60.0)  # of `change_min`
+CHANGES = np.arange(-4.0, 4.1, 0.25)  # of `change_min`
 REACH_S = 1.0  # how far a change may be found from where it is
 
 
@@ -285,7 +285,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measures the music rooms on the audio truth set.")
     parser.add_argument("--count", type=int, default=4, help="held-out mixtures of each case; half as many to tune on")
-    parser.add_argument("--tracks", type=int, default=4, help="compilations of each half")
+    parser.add_argument("--tracks", type=int, default=12, help="compilations of each half")
     options = parser.parse_args()
     profile = load_profile("nano")
     tuning = hear_mixtures("train", range((options.count + 1) // 2), profile)

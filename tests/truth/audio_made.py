@@ -1,4 +1,4 @@
-"""Sounds of which everything is known: labelled mixtures of music, voices and effects, and compilations of tracks.
+"""Sounds of which everything is known: labelled mixtures of music, voices and effects.
 
 The material is that of the nano separator (`pipeline.nano.mixtures`): `train` is for setting thresholds, `test` is held
 out. They share neither a score nor a voice.
@@ -6,7 +6,6 @@ out. They share neither a score nor a voice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -14,8 +13,7 @@ import numpy as np
 from scipy import signal
 
 from pipeline.nano.mixtures import RATE, Kind, bank
-from pipeline.nano.mixtures import music as scores
-from pipeline.nano.mixtures.signals import Split, rms, room
+from pipeline.nano.mixtures.signals import Split, rms
 
 SECONDS = 10
 Fate = Literal["keep", "drop", "between"]
@@ -115,56 +113,3 @@ def _part(kind: Kind, split: Split, rng: np.random.Generator, length: int) -> np
         audio = clip[start : start + length] / 32768
         if rms(audio) > 0.02:
             return audio / rms(audio)
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """Tracks one after the other: [N] float32 at `RATE`, and when one becomes the next, seconds; a gap has a width."""
-
-    audio: np.ndarray
-    joins: tuple[tuple[float, float], ...]
-
-
-def compilations(split: Split, count: int, tracks: int = 6) -> Iterator[Compilation]:
-    """Tracks of 30 to 75 s, joined by a hard cut, a cross-fade of 1 to 3 s, or a silence of 0.6 to 2 s."""
-    for number in range(count):
-        rng = np.random.default_rng([11, split == "test", number])
-        audio, joins = _track(split, rng), []
-        for i in range(1, tracks):
-            following, at = _track(split, rng), len(audio)
-            kind = ("cut", "fade", "gap")[i % 3]
-            if kind == "gap":
-                gap = round(rng.uniform(0.6, 2) * RATE)
-                joins.append((at / RATE, (at + gap) / RATE))
-                audio = np.concatenate([audio, np.zeros(gap), following])
-                continue
-            overlap = round(rng.uniform(1, 3) * RATE) if kind == "fade" else 0
-            rise = np.sqrt(np.linspace(0, 1, overlap))
-            both = audio[at - overlap :] * rise[::-1] + following[:overlap] * rise
-            joins.append(((at - overlap / 2) / RATE,) * 2)
-            audio = np.concatenate([audio[: at - overlap], both, following[overlap:]])
-        yield Compilation(audio.astype(np.float32), tuple(joins))
-
-
-def _track(split: Split, rng: np.random.Generator) -> np.ndarray:
-    """One piece: a score from somewhere on, round again if it is short, on one set of instruments, at -20 dBFS."""
-    seconds = float(rng.integers(30, 76))
-    notes = scores.score(scores.draw_score(split, rng))
-    beat_s = 60 / rng.uniform(70, 150)
-    beats, length = seconds / beat_s, float(np.ceil(notes[:, :2].sum(1).max() / 4) * 4)
-    rounds = int(np.ceil(1.2 * beats / length)) + 1
-    notes = np.concatenate([notes + np.array([i * length, 0, 0, 0]) for i in range(rounds)])
-    events = scores.excerpt(notes, 1.2 * beats, rng)  # an excerpt may end up to a tenth before its time
-    if len({channel for _, _, channel, _ in events}) < 3:
-        events += scores.accompaniment(events, beats, rng)
-    events += scores.drums(beats, rng) if rng.random() < 0.5 else []
-    programs = [int(rng.choice(scores.PROGRAMS)) for _ in range(16)]
-    level = rng.integers(60, 110, 16)
-    strokes: Iterable[scores.Stroke] = [
-        (onset * beat_s, held * beat_s * 0.95, channel, pitch, int(level[channel]))
-        for onset, held, channel, pitch in events
-        if 0 <= pitch < 128
-    ]
-    audio = scores.play(strokes, programs, seconds, RATE)
-    audio = room(audio, rng) if rng.random() < 0.5 else audio
-    return audio / rms(audio) * 0.1

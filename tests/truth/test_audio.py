@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import load_profile
+from pipeline.nano.mixtures import compilations
 from tests.truth.audio import Heard, clear_accuracy, dropped, gated, hear_compilations, hear_mixtures, joins
-from tests.truth.audio_made import CASES, compilations, mixture
+from tests.truth.audio_made import CASES, mixture
 
 
 def test_truth_is_the_same_every_time_and_follows_the_policy():

@@ -5,20 +5,26 @@ eSpeak NG, singing made from that speech by a source-filter vocoder, and synthes
 neither a score nor a voice. Rendered clips lie as int16 arrays in the media cache, 22,050 Hz mono.
 """
 
+from pipeline.nano.mixtures.compilations import JOINS, Compilation, compilations, joined, track
 from pipeline.nano.mixtures.mixing import KINDS, Kind, Mixture, bank, render, test_mixture, training_mixture
 from pipeline.nano.mixtures.signals import RATE, Split
 from pipeline.nano.mixtures.voices import recordings, say
 
 __all__ = [
+    "JOINS",
     "KINDS",
     "RATE",
+    "Compilation",
     "Kind",
     "Mixture",
     "Split",
     "bank",
+    "compilations",
+    "joined",
     "recordings",
     "render",
     "say",
     "test_mixture",
+    "track",
     "training_mixture",
 ]

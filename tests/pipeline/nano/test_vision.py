@@ -81,6 +81,14 @@ class TestMaterial:
         dim, swapped = (torch.cosine_similarity(material.palette(picture), material.palette(p)) for p in changed)
         assert dim > 0.95 and swapped < 0.5
 
+    def test_a_picture_of_any_shape_is_cut_to_the_films(self):
+        tall, flat = np.zeros((144, 176, 3)), np.zeros((272, 640, 3))
+        tall[22:121] = 1
+        flat[:, 78:562] = 1
+        assert material.wide(tall).shape == (99, 176, 3) and material.wide(tall).all()
+        assert material.wide(flat).shape == (272, 484, 3) and material.wide(flat).all()
+        assert material.wide(np.zeros((720, 1280, 3))).shape == (720, 1280, 3)
+
     def test_crops_stay_inside_the_picture(self):
         boxes = material.random_boxes(np.random.default_rng(0), 500)
         assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all()
@@ -174,6 +182,20 @@ class TestMeasures:
         found = vision_report.mean_average_precision(gallery[[0, 1]], gallery, wanted, allowed)
         assert found == pytest.approx((1 / 1 + 2 / 3) / 2)
 
+    def test_pictures_of_other_videos_can_be_mistaken_for_the_shot(self):
+        def greys(*values: int) -> Footage:
+            pictures = np.full((len(values), 36, 64, 3), np.array(values)[:, None, None, None], np.uint8)
+            return Footage(pictures, np.arange(len(values)), np.arange(len(values)) // 2)
+
+        def angle(pictures: np.ndarray) -> np.ndarray:  # the nearer two greys, the greater their cosine
+            turned = pictures.mean((1, 2, 3)) / 255
+            return np.stack([np.cos(turned), np.sin(turned)], 1)
+
+        found = vision_report.retrieval_among(angle, greys(0, 0, 100, 110), greys(103))
+        # 103 comes before the other picture of the second shot; seen at 70 %, 110 is nearest to 100.
+        assert found["shot"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 2) / 4)
+        assert found["shot, disturbed"] == pytest.approx((1 + 1 + 1 / 2 + 1) / 4)
+
     def test_recall_at_one_false_alarm_in_thirty_seconds(self):
         distance = np.linspace(0.1, 0.2, 751 * 2)
         distance[[100, 301, 500]] = 0.9, 0.8, 0.15  # the second peaks a frame late, the third is lost
@@ -205,6 +227,18 @@ class TestBundledWeights:
         encoder = load_vision(VisionSettings(model="bundled:vision", precision="bf16"))
         assert (encoder.id, encoder.dim, encoder.size) == ("bundled:vision", 192, 112)
         assert "Apache-2.0" in encoder.licence and "Blender" in encoder.licence
+
+    @pytest.mark.slow
+    def test_beat_their_random_twin_on_live_pictures(self):
+        few = vision_report.every(material.others(), 5)
+        assert np.bincount(few.shots).tolist() == [6, 9, 12, 10, 13, 20, 50]  # five of streets, the man, the earth
+        live, earth = (Footage(few.pictures[i], few.times[i], few.shots[i]) for i in (few.shots < 6, few.shots == 6))
+        found = {}
+        for model in ("bundled:vision", "random:nano"):
+            encoder = load_vision(VisionSettings(model=model, precision="bf16"))
+            found[model] = vision_report.retrieval_among(lambda p, e=encoder: vision_report.tokens(e, p), live, earth)
+        trained, random = (f["shot, disturbed"] for f in found.values())
+        assert trained > random + 0.1
 
     @pytest.mark.slow
     def test_beat_their_random_twin_on_footage_they_never_saw(self):

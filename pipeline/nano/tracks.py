@@ -92,10 +92,9 @@ def listen(made: Compilation) -> Heard:
         meter.feed(block)
     envelope = meter.finish()
     timbre, chroma = meter.colours(n)
-    nothing = np.zeros(n, np.float32)
-    curves = Curves(
-        *(0, len(made.audio) * 1000 // RATE, nothing, {}, *[nothing] * 7, envelope), timbre=timbre, chroma=chroma
-    )
+    z = np.zeros(n, np.float32)  # what isn't looked at
+    end_ms = len(made.audio) * 1000 // RATE
+    curves = Curves(0, end_ms, z, {}, z, z, z, z, z, z, z, envelope, timbre=timbre, chroma=chroma)
     return Heard(*colours(curves), made.joins)
 
 

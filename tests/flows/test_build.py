@@ -141,6 +141,41 @@ def test_the_card_says_how_the_build_was_made_and_its_way_to_rebuild_works_as_pr
     assert len(site.requests) == asked
 
 
+def test_a_rebuild_gives_the_same_shards_and_names_exactly_what_is_gone(
+    built: Path, site: Site, tmp_path: Path
+) -> None:
+    release = built / "releases" / (built / "releases" / "latest").read_text().strip()
+    manifest = json.loads((release / "manifest.json").read_text())
+    asked = len(site.requests)
+    stored = run("rebuild", release / "manifest.json", "--data", built, "--json")
+    assert stored.returncode == 0, stored.stdout + stored.stderr
+    assert len(site.requests) == asked, "all of it is there"
+
+    data = tmp_path / "data"
+    fetched = run("rebuild", release, "--data", data, "--json")
+    assert fetched.returncode == 0, fetched.stdout + fetched.stderr
+    found = json.loads(fetched.stdout)
+    assert (found["whole"], found["rebuilt"], found["missing"]) == (True, manifest["id"], [])
+    again = json.loads((Path(found["path"]) / "manifest.json").read_text())
+    assert [shard["sha256"] for shard in again["shards"]] == [shard["sha256"] for shard in manifest["shards"]]
+
+    clips = [row for row in read_rows(sorted(release.glob("*.parquet"))) if row["url"] == site.url("city.mp4")]
+    for path in [path for path in data.rglob(f"*{clips[0]['source_id']}*") if path.is_file()]:
+        path.unlink()
+    (site.folder / "city.mp4").rename(site.folder / "aside.mp4")
+    try:
+        less = run("rebuild", release, "--data", data, "--json")
+    finally:
+        (site.folder / "aside.mp4").rename(site.folder / "city.mp4")
+    assert less.returncode == 1, less.stdout + less.stderr
+    (lost,) = json.loads(less.stdout)["missing"]
+    assert (lost["url"], lost["clips"]) == (site.url("city.mp4"), [row["clip_id"] for row in clips])
+    assert lost["seconds"] == sum(row["seconds"] for row in clips)
+    assert lost["why"].startswith("permanent: ")
+    held = {shard["name"] for shard in manifest["shards"] for row in clips if shard["split"] == row["split"]}
+    assert set(json.loads(less.stdout)["shards"]["different"]) <= held
+
+
 def test_a_second_run_does_nothing_and_asks_the_site_for_nothing(built: Path, source_list: Path, site: Site) -> None:
     before, asked = shard_digests(built), len(site.requests)
     began = time.perf_counter()

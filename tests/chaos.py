@@ -2,9 +2,10 @@
 
     python -m tests.chaos --kills 30 --seed 0 -v   # tells each kill, and exits with 1 if anything differs
 
-The real command builds the list of all faults, with songs among them, from the loopback site. The parent or a process
-that downloads is killed (SIGKILL) at random times, each time a few requests or attempts after the build has begun to
-work, and the same command is run again. Where a build ends before its kill, the list gets more songs. After that the
+The real command builds the list of all faults, with songs among them, from the loopback site. It is killed (SIGKILL)
+once in each stage, and the same command is run again. Then the parent or a process that downloads is killed at random
+times, each time a few requests or attempts after the build has begun to work. Where a build ends before its kill, the
+list gets more songs. After that the
 data folder is a small tmpfs that grows each time the build has stopped for want of space. In the end both data folders
 hold the same release as that of one undisturbed build, shard for shard, and nothing half done is left anywhere.
 """
@@ -45,12 +46,22 @@ log = logging.getLogger(__name__)
 
 SONG_S = 16
 LOOK_S = 0.1
+TOLD_S = 0.02  # between two looks at where a build is
 DIES_S = 20.0  # for what a killed process had started to be gone
 GROWS = 3 << 20  # bytes of tmpfs, each time it was full
-# The real command, which on SIGUSR1 says in a file where each of its threads is.
+# The real command, with a thread that writes into a file, again and again, the functions that its threads are in.
 _COMMAND = """
-import faulthandler, signal, sys
-faulthandler.register(signal.SIGUSR1, open(sys.argv.pop(1), "w"))
+import os, sys, threading, time, traceback
+where = sys.argv.pop(1)
+def tell():
+    while True:
+        stacks = sys._current_frames().values()
+        names = {frame.f_code.co_name for top in stacks for frame, _ in traceback.walk_stack(top)}
+        with open(where + "~", "w") as file:
+            file.write(" ".join(names))
+        os.replace(where + "~", where)
+        time.sleep(0.02)
+threading.Thread(target=tell, daemon=True).start()
 from flows.cli import app
 app()
 """
@@ -62,6 +73,7 @@ STAGES = {  # by the function that a thread is in
     "_encode_codes": "codes",
     "make_release": "release",
 }
+LOADING = {"load_separator", "load_vision", "load_codec", "_find_and_load"}  # stages that do so are not at work yet
 
 
 @dataclass
@@ -160,39 +172,78 @@ def ground(folder: Path, paths: list[str], songs: int) -> Iterator[Ground]:
 # kills
 
 
+def kill_in_each_stage(place: Ground, data: Path) -> Course:
+    """Builds with a `SIGKILL` of the parent in each stage, while it is at work and before its outcome is recorded."""
+    course = Course()
+    for function, stage in STAGES.items():
+        while not course.hits[stage]:
+            process = _start(place, data, course)
+            while process.poll() is None:
+                time.sleep(TOLD_S)
+                if not _is_at_work(function, place) or (stage == "fetch" and not _downloads(process)):
+                    continue
+                outcomes = _outcomes(data, stage)
+                _kill(process, course)
+                if _is_at_work(function, place) and _outcomes(data, stage) == outcomes:  # it hadn't ended meanwhile
+                    course.hits[stage] += 1
+                    log.info("killed in %s, build %d", stage, course.builds)
+            if process.returncode != -signal.SIGKILL:
+                assert process.returncode == 0, _said(place)
+                place.add_songs(1)  # it ended first: more to do
+    return course
+
+
 def kill_and_restart(place: Ground, data: Path, kills: int, seed: int) -> Course:
     """Builds with so many kills on the way, each `SIGKILL` of the parent or of a process that downloads."""
     draw = random.Random(seed)
     course = Course()
-    where, said = place.folder / "where.txt", place.folder / "said.txt"
     while course.kills.total() < kills:
-        command = [sys.executable, "-c", _COMMAND, str(where), *place.command(data)]
-        with said.open("w") as file:
-            process = subprocess.Popen(
-                command, env=place.environment(), stdout=file, stderr=file, start_new_session=True
-            )
-        course.builds += 1
+        process = _start(place, data, course)
         while course.kills.total() < kills and wait_for_work(place, data, process, draw):
-            everyone = psutil.Process(process.pid).children(recursive=True)
-            downloads = [child for child in everyone if "pipeline.fetch.child" in _command_of(child)]
-            if downloads and draw.random() < 0.3:
+            if (downloads := _downloads(process)) and draw.random() < 0.3:
                 draw.choice(downloads).kill()
                 course.kills["download"] += 1
                 course.hits["fetch"] += 1
                 log.info("kill %d: a download", course.kills.total())
                 continue
-            stages = _stages(process, where)
-            process.kill()
-            course.kills["parent"] += 1
+            stages = {STAGES[name] for name in _functions(place) & STAGES.keys()} or {"between"}
+            _kill(process, course)
             course.hits.update(stages)
             log.info("kill %d: the parent, at %s", course.kills.total(), ", ".join(sorted(stages)))
-            process.wait()
-            _, orphans = psutil.wait_procs(everyone, timeout=DIES_S)
-            assert not orphans, f"{[_command_of(child) for child in orphans]} outlived the build"
         if process.wait() != -signal.SIGKILL:
-            assert process.returncode == 0, said.read_text()
+            assert process.returncode == 0, _said(place)
             place.add_songs(2)  # it ended first: more to do
     return course
+
+
+def _start(place: Ground, data: Path, course: Course) -> subprocess.Popen[Any]:
+    """The build, which can be asked where it is."""
+    where, said = place.folder / "where.txt", place.folder / "said.txt"
+    where.unlink(missing_ok=True)
+    command = [sys.executable, "-c", _COMMAND, str(where), *place.command(data)]
+    with said.open("w") as file:
+        process = subprocess.Popen(command, env=place.environment(), stdout=file, stderr=file, start_new_session=True)
+    course.builds += 1
+    return process
+
+
+def _said(place: Ground) -> str:
+    return (place.folder / "said.txt").read_text()
+
+
+def _kill(process: subprocess.Popen[Any], course: Course) -> None:
+    """Kills the parent; all that it had started has to end by itself."""
+    everyone = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    course.kills["parent"] += 1
+    process.wait()
+    _, orphans = psutil.wait_procs(everyone, timeout=DIES_S)
+    assert not orphans, f"{[_command_of(child) for child in orphans]} outlived the build"
+
+
+def _downloads(process: subprocess.Popen[Any]) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if "pipeline.fetch.child" in _command_of(child)]
 
 
 def wait_for_work(place: Ground, data: Path, process: subprocess.Popen[Any], draw: random.Random) -> bool:
@@ -217,12 +268,23 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{path}?mode=ro", uri=True)
 
 
-def _stages(process: subprocess.Popen[Any], where: Path) -> set[str]:
-    """The stages that the threads of a process are in."""
-    process.send_signal(signal.SIGUSR1)
-    time.sleep(0.05)
-    functions = re.findall(r" in (\w+)$", where.read_text(), re.M)
-    return {STAGES[name] for name in functions if name in STAGES} or {"between"}
+def _functions(place: Ground) -> set[str]:
+    """The functions that the threads of the build are in, or were when it was killed."""
+    where = place.folder / "where.txt"
+    return set(where.read_text().split()) if where.exists() else set()
+
+
+def _is_at_work(function: str, place: Ground) -> bool:
+    functions = _functions(place)
+    return function in functions and not functions & LOADING
+
+
+def _outcomes(data: Path, stage: str) -> int:
+    """How many attempts of a stage have ended, or how many releases there are."""
+    asked = "releases" if stage == "release" else "attempts WHERE stage = ?"
+    with suppress(sqlite3.OperationalError), closing(_read_only(data / "ledger.sqlite")) as ledger:
+        return int(ledger.execute(f"SELECT count(*) FROM {asked}", (stage,) * ("?" in asked)).fetchone()[0])
+    return 0
 
 
 def _command_of(process: psutil.Process) -> list[str]:
@@ -339,6 +401,7 @@ def main() -> None:
     ):
         began = time.monotonic()
         data = Path(folder) / "killed"
+        print(f"{kill_in_each_stage(place, data)}", flush=True)
         killed = kill_and_restart(place, data, options.kills, options.seed)
         print(f"{time.monotonic() - began:.0f} s: {killed}", flush=True)
         place.build(data)

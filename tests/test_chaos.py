@@ -1,4 +1,4 @@
-"""A few kills and one full disk on the way of a build; `python -m tests.chaos` does many more of both.
+"""A kill in each stage, some at random and a full disk on the way of a build; `python -m tests.chaos` does many more.
 
 Here all builds share one Prefect server; there each has its own, which is killed with it.
 """
@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from flows.server import prefect_at_hand
-from tests.chaos import Ground, check, fill_and_grow, ground, kill_and_restart, outcome, small_disk
+from tests.chaos import (
+    STAGES,
+    Ground,
+    check,
+    fill_and_grow,
+    ground,
+    kill_and_restart,
+    kill_in_each_stage,
+    outcome,
+    small_disk,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PATHS = ["mute.mp4", "blind.mp4", "flaky/mute.mp4", "members/mute.mp4", "err/404", "err/403", "flipped/mute.mp4"]
@@ -28,8 +38,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 @pytest.fixture(scope="module")
 def killed(place: Ground) -> Path:
-    """The data folder of a build that was killed several times, and then wasn't."""
+    """The data folder of a build that was killed in each stage and then at random, and then wasn't."""
     data = place.folder / "killed"
+    assert set(kill_in_each_stage(place, data).hits) == set(STAGES.values())
     course = kill_and_restart(place, data, KILLS, SEED)
     assert course.kills.total() == KILLS
     place.build(data)

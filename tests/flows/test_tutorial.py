@@ -76,13 +76,13 @@ def test_every_block_runs_as_it_stands_and_shows_what_is_said(tmp_path: Path, pr
     assert "all good" in block("dvmset validate")
     assert "report.html" in block("dvmset validate")
     rebuilt = block("dvmset rebuild")
-    assert "missing" not in rebuilt
+    assert "the same release, all 4 shards byte for byte" in rebuilt
     assert "(unchanged)" in shown[next(i for i, (_, t) in enumerate(BLOCKS) if t == "dvmset refresh list.csv $TOY\n")]
-    assert "removed" in block("grep -v trailer") and "added" in block("grep -v trailer")
+    assert "clips removed: " in block("grep -v trailer") and "clips added: " in block("grep -v trailer")
     assert "(4, " in block("read_rows")
     assert (tmp_path / "first.mp4").stat().st_size > 10_000 and (tmp_path / "first.png").is_file()
     assert "| travel |" in block("city.mp4,travel")
-    assert "relabelled" in block("sed -i.old")
+    assert "clips relabelled: " in block("sed -i.old")
     assert "verdict.voice_ratio_max: 0.15 -> 0.05" in block("dvmset diff")
 
     data = tmp_path / "data"

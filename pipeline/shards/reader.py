@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, islice, pairwise
+from itertools import accumulate, chain, groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.shards.pages import RawPages
 from pipeline.shards.schema import COLUMNS, SCHEMA_VERSION, Blob, Spec, arrow_schema
 
 _BROKEN = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises for bytes that aren't what they should be
+_AT_ONCE = 4  # row groups that are read together: more take more memory, and hardly less time
 _REPLACE = "Fetch the file again, or delete it and run `dvmset release`: it is written anew from the features."
 
 
@@ -90,15 +91,19 @@ class Shard:
         return None
 
     def read(self, group: int, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """The rows of one row group, page checksums verified.
+        """The rows of one row group, page checksums verified; see `read_several`."""
+        return self.read_several([group], columns)[0]
+
+    def read_several(self, groups: Sequence[int], columns: Sequence[str] | None = None) -> list[list[dict[str, Any]]]:
+        """The rows of each of some row groups, page checksums verified.
 
         Args:
-            group: index of the row group, 0..row_groups - 1.
+            groups: indices of row groups, 0..row_groups - 1. The more, the less time each takes, and memory is theirs.
             columns: the columns wanted, all by default; what isn't asked for isn't read.
 
         Returns:
-            One dict per row, as `Row(**row)` takes it if no column was left out. Arrays are views of the row group's
-            memory in the shapes of `spec.blobs`: a row that is kept keeps the row group's arrays alive.
+            Per row group one dict per row, as `Row(**row)` takes it if no column was left out. Arrays are views of the
+            row group's memory in the shapes of `spec.blobs`: a row that is kept keeps the row group's arrays alive.
 
         Raises:
             ShardError: damage; the message names file, rows and column. Or an unknown column or group.
@@ -106,11 +111,14 @@ class Shard:
         names = list(COLUMNS) if columns is None else list(columns)
         if unknown := [n for n in names if n not in COLUMNS]:
             raise ShardError(f"Shards have no column {', '.join(unknown)}.", hint=f"Use some of {', '.join(COLUMNS)}.")
-        if not 0 <= group < self.row_groups:
-            raise ShardError(f"{self.path} has {self.row_groups} row groups; there is no group {group}.")
+        if beyond := [group for group in groups if not 0 <= group < self.row_groups]:
+            raise ShardError(f"{self.path} has {self.row_groups} row groups; there is no group {beyond[0]}.")
         try:
-            values = self._load(group, names)
+            loaded = self._load(groups, names)
         except _BROKEN as error:
+            if len(groups) > 1:  # which of them is it?
+                return [self.read(group, columns) for group in groups]
+            (group,) = groups
             first = self.first_row(group)
             which = ", ".join(f"{name} ({why})" for name, why in self.damage(group, names)) or f"? ({error})"
             raise ShardError(
@@ -118,28 +126,46 @@ class Shard:
                 f"column {which}.",
                 hint=_REPLACE,
             ) from error
-        return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+        return [[dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] for values in loaded]
 
     def damage(self, group: int, columns: Sequence[str] | None = None) -> list[tuple[str, str]]:
         """The columns of a row group that can't be read, as (column, why); empty if all is well."""
         found = []
         for name in columns or COLUMNS:
             try:
-                self._load(group, [name])
+                self._load([group], [name])
             except _BROKEN as error:
                 found.append((name, str(error).strip().splitlines()[0]))
         return found
 
-    def _load(self, group: int, names: Sequence[str]) -> list[list[Any]]:
-        """The values of each column of a row group."""
+    def _load(self, groups: Sequence[int], names: Sequence[str]) -> list[list[list[Any]]]:
+        """The values of each column, row group by row group.
+
+        Those of small columns are read first and at once: the bytes of arrays drive all that pyarrow works with out of
+        the processor's caches, and after them it takes thrice as long.
+        """
         blobs = [name for name in names if name in self.spec.blobs]
-        values = self._raw.read(group, blobs) if blobs else {}
-        if others := [name for name in names if name not in values]:
-            table = self._file().read_row_group(group, columns=others, use_threads=False)
-            if table.num_rows != self.group_rows(group):
-                raise ValueError(f"{table.num_rows} rows where the file says {self.group_rows(group)}")
-            values |= {name: self._decode(name, table.column(name)) for name in others}
-        return [values[name] for name in names]
+        loaded = self._decoded(groups, [name for name in names if name not in self.spec.blobs])
+        for group, values in zip(groups, loaded, strict=True):
+            values |= self._raw.read(group, blobs) if blobs else {}
+            (others,) = self._decoded([group], [name for name in blobs if name not in values])
+            values |= others
+        return [[values[name] for name in names] for values in loaded]
+
+    def _decoded(self, groups: Sequence[int], names: list[str]) -> list[dict[str, list[Any]]]:
+        """The values of some columns as pyarrow reads them, row group by row group."""
+        found: list[dict[str, list[Any]]] = [{} for _ in groups]
+        if not names:
+            return found
+        table = self._file().read_row_groups(groups, columns=names, use_threads=False)
+        ends = list(accumulate(map(self.group_rows, groups), initial=0))
+        if table.num_rows != ends[-1]:
+            raise ValueError(f"{table.num_rows} rows where the file says {ends[-1]}")
+        for name in names:
+            column = self._decode(name, table.column(name))
+            for values, (first, last) in zip(found, pairwise(ends), strict=True):
+                values[name] = column[first:last]
+        return found
 
     def _file(self) -> pq.ParquetFile:
         """This thread's reader."""
@@ -160,12 +186,16 @@ class Shard:
         return values
 
 
+_Place = tuple[Shard, int]  # a row group
+
+
 def read_rows(
     paths: Iterable[str | Path], columns: Sequence[str] | None = None, *, threads: int = 2
 ) -> Iterator[dict[str, Any]]:
-    """All rows of some shards, in order; `threads` row groups are read at a time, ahead of whoever takes the rows."""
+    """All rows of some shards, in order; read by `threads` threads, ahead of whoever takes the rows."""
     groups = ((shard, group) for shard in map(Shard, paths) for group in range(shard.row_groups))
-    return chain.from_iterable(_read_ahead(groups, columns, threads))
+    found = _read_ahead(_parts(groups), columns, threads)
+    return chain.from_iterable(rows for part in found for rows in part.values())
 
 
 def shuffled_rows(
@@ -184,24 +214,43 @@ def shuffled_rows(
     order = random.Random(seed)
     groups = [(shard, group) for shard in map(Shard, paths) for group in range(shard.row_groups)]
     order.shuffle(groups)
-    ahead = _read_ahead(groups, columns, threads)
-    while rows := list(chain.from_iterable(islice(ahead, block))):
+    blocks = [groups[first : first + block] for first in range(0, len(groups), block)]
+    parts = (part for drawn in blocks for part in _parts(sorted(drawn, key=lambda place: (place[0].path, place[1]))))
+    ahead = _read_ahead(parts, columns, threads)
+    for drawn in blocks:
+        found: dict[_Place, list[dict[str, Any]]] = {}
+        while len(found) < len(drawn):
+            found |= next(ahead)
+        rows = [row for place in drawn for row in found[place]]
+        del found  # a row alone keeps what it needs
         order.shuffle(rows)
         yield from rows
 
 
+def _parts(groups: Iterable[_Place]) -> Iterator[tuple[Shard, list[int]]]:
+    """Row groups of one shard that come one after the other, a few at a time."""
+    for shard, its in groupby(groups, key=lambda place: place[0]):
+        while part := [group for _, group in islice(its, _AT_ONCE)]:
+            yield shard, part
+
+
 def _read_ahead(
-    groups: Iterable[tuple[Shard, int]], columns: Sequence[str] | None, threads: int
-) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each row group, in order; pyarrow lets go of the GIL, so threads do run side by side."""
-    pending: deque[Future[list[dict[str, Any]]]] = deque()
+    parts: Iterable[tuple[Shard, list[int]]], columns: Sequence[str] | None, threads: int
+) -> Iterator[dict[_Place, list[dict[str, Any]]]]:
+    """The rows of each row group, part by part; pyarrow lets go of the GIL, so threads do run side by side."""
+    pending: deque[tuple[Shard, list[int], Future[list[list[dict[str, Any]]]]]] = deque()
+
+    def first() -> dict[_Place, list[dict[str, Any]]]:
+        shard, part, rows = pending.popleft()
+        return {(shard, group): its for group, its in zip(part, rows.result(), strict=True)}
+
     with ThreadPoolExecutor(threads) as pool:
-        for shard, group in groups:
-            pending.append(pool.submit(shard.read, group, columns))
-            if len(pending) > 2 * threads:
-                yield pending.popleft().result()
+        for shard, part in parts:
+            pending.append((shard, part, pool.submit(shard.read_several, part, columns)))
+            if len(pending) > threads:
+                yield first()
         while pending:
-            yield pending.popleft().result()
+            yield first()
 
 
 def _spec(path: Path, schema: pa.Schema, metadata: Mapping[bytes, bytes]) -> Spec:

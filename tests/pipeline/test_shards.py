@@ -113,6 +113,17 @@ def test_row_groups_hold_32_rows_and_are_read_alone(shard: Path) -> None:
     assert [r["clip_id"] for r in opened.read(2)] == [r["clip_id"] for r in every[64:]]
 
 
+def test_row_groups_read_together_come_as_those_read_alone(shard: Path) -> None:
+    opened = Shard(shard)
+    for got, alone in zip(opened.read_several([2, 0, 1]), map(opened.read, (2, 0, 1)), strict=True):
+        for row, expected in zip(got, alone, strict=True):
+            assert_same_row(row, Row(**expected))
+    for column in ("title", "codes"):
+        flip(shard, page_of(shard, 1, column)[-3])
+        with pytest.raises(ShardError, match=r"row group 1 \(rows 32 to 63\), column .*" + column):
+            Shard(shard).read_several([0, 1, 2])
+
+
 def test_only_the_columns_asked_for_are_read(shard: Path) -> None:
     flip(shard, page_of(shard, 0, "clip_global")[500])
     row = Shard(shard).read(0, ["codes", "clip_id"])[3]

@@ -6,9 +6,10 @@ and peak memory (the kernel's VmHWM) less what the process had when it began. Wi
 source is changed after that and released once more, so that every shard is rewritten and every clip compared. The
 folder takes about 3.5 KB a clip, twice that with `--again`.
 
-Sources of one kind share the same few artefact files, which are read anew for each clip; nothing else is left out:
-groups, rows, checks, checksums, digests, the card. `growth` is the time per clip with most clips over that with fewest,
-`memory_growth` the peak likewise: both are 1 where time is linear and memory flat.
+Sources of one kind share the same few artefact files, which are read anew for each clip. A fingerprint has one moment
+here, where five minutes of film have up to 600 of sound and as many of picture, of which the index holds 80 bytes each.
+Nothing else is left out: groups, rows, checks, checksums, digests, the card. `growth` is the time per clip with most
+clips over that with fewest, `memory_growth` the peak likewise: both are 1 where time is linear and memory flat.
 """
 
 from __future__ import annotations

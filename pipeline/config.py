@@ -291,7 +291,9 @@ def load_settings(
         raise SettingsError(f"{path} is not YAML: {error}.", hint="Mend the file.") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds no settings.", hint="Write `group: {field: value}` lines in it.")
-    return settings_of(kind, {"name": path.stem, **values}, layers, where=path.name)
+    values, layers = {"name": path.stem, **values}, list(layers)
+    settings = settings_of(kind, values, (), where=path.name)  # so that what is laid on top isn't blamed on the file
+    return settings_of(kind, values, layers, where="--set") if layers else settings
 
 
 def settings_of(

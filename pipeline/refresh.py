@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.config import FetchSettings
 from pipeline.errors import DvmsetError, HostRests, SourceError
 from pipeline.ledger import ListChanges, SourceRow, now
+from pipeline.ledger.upstream import GONE_CLASSES
 from pipeline.process import Desk
 from pipeline.process.provenance import note_lists
 from pipeline.sources import BadRow, Source, iter_list
@@ -33,6 +34,7 @@ class SiteChanges:
     Attributes:
         asked: sources they were asked for.
         gone, returned, changed: those that are so since they were asked before.
+        silent: those of which nothing was learnt, as their site didn't answer or refused.
         resting: hosts that were left alone, because they had asked for fewer requests.
     """
 
@@ -40,6 +42,7 @@ class SiteChanges:
     gone: int = 0
     returned: int = 0
     changed: int = 0
+    silent: int = 0
     resting: set[str] = field(default_factory=set)
 
 
@@ -109,6 +112,7 @@ def ask_sites(desk: Desk, probe: Probe | None = None, held: Held = nullcontext) 
         except SourceError as error:
             log.info("%s: %s", row.source_id, error)
             kind = desk.ledger.missed(row.source_id, error.error_class, withhold=settings.gone == "drop")
+            changes.silent += error.error_class not in GONE_CLASSES
         else:
             kind = desk.ledger.saw(row.source_id, seen["revision"])
         changes.asked += 1
@@ -133,7 +137,8 @@ def summary(desk: Desk, found: Findings, diff: dict[str, Any] | None, release: s
         f"{lists.restored} restored, {lists.refused_count} refused because they were taken down, "
         f"{found.bad_rows} bad rows.",
         "",
-        f"Sites: asked for {sites.asked} sources; {sites.gone} gone, {sites.returned} back, {sites.changed} changed.",
+        f"Sites: asked for {sites.asked} sources; {sites.gone} gone, {sites.returned} back, {sites.changed} changed, "
+        f"{sites.silent} gave no answer.",
         "",
         "| seconds | |",
         "|---:|---|",

@@ -62,11 +62,13 @@ def demo() -> int:
         f"\nDone in {sum(spent):.1f} minutes: {spent[0]:.1f} for the media, {spent[1]:.1f} for the release, "
         f"{spent[2]:.1f} for model and music. Open:"
     )
+    print(f"  {release}/report.html   in a browser: where the seconds went, and what was dropped and why")
     print(f"  {release}/README.md   the data card")
     print(f"  {plot}   what the pipeline heard and saw in the film")
     print(f"  {music}   a stretch of the film that was in no list, with music of the bundled toy; music.png shows both")
     print(f"  {own}   the same with the model that was just trained: {STEPS} steps don't teach it much")
-    print(f"  python -c \"import pandas; print(pandas.read_parquet('{release}/train-00000-of-00002.parquet'))\"")
+    rows = f"{release}/train-00000-of-00002.parquet"
+    print(f"  .venv/bin/python -c \"import pandas; print(pandas.read_parquet('{rows}'))\"")
     print("Run it again: nothing is done twice.")
     return 0
 

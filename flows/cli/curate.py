@@ -140,7 +140,9 @@ def _apply(desk: Desk, overrides: Sequence[str], console: Console, verbose: bool
     print_build(desk, since, console)
     print_release(made, console, new=made is not None and made.id not in known)
     if overrides:
-        again = " ".join(f"--set {override}" for override in overrides)
+        from pipeline.recurate import full_name
+
+        again = " ".join(f"--set {full_name(override)}" for override in overrides)
         console.print(f"Give later builds and refreshes the same settings: {again}", highlight=False, soft_wrap=True)
 
 

@@ -228,7 +228,8 @@ def _print_findings(found: Findings, console: Console) -> None:
     if sites.asked or sites.resting:
         rest = f"; resting: {', '.join(sorted(sites.resting))}" if sites.resting else ""
         console.print(
-            f"sites    asked {sites.asked}: {sites.gone} gone, {sites.returned} back, {sites.changed} changed{rest}",
+            f"sites    asked {sites.asked}: {sites.gone} gone, {sites.returned} back, {sites.changed} changed, "
+            f"{sites.silent} gave no answer{rest}",
             highlight=False,
         )
     console.print(f"work     {len(found.pending)} sources" if found.pending else "work     none")

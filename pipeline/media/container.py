@@ -31,7 +31,7 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
     """
     path = Path(path)
     if path.stat().st_size == 0:
-        raise SourceError(f"{path.name} is empty.", "corrupt", hint="Fetch it again.")
+        raise SourceError(f"{path.name} is empty.", "corrupt", hint="Fetch or copy it again.")
     try:
         # `file:` keeps a colon in a name from being read as a protocol.
         container = av.open(
@@ -43,7 +43,7 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
         if isinstance(error, OSError):
             raise
         raise SourceError(
-            f"{path.name} is not a media file, or its index is missing.", "corrupt", hint="Fetch it again."
+            f"{path.name} is not a media file, or its index is missing.", "corrupt", hint="Fetch or copy it again."
         ) from error
     try:
         with container:
@@ -55,7 +55,7 @@ def opened(path: str | Path) -> Iterator[InputContainer]:
         if isinstance(error, OSError) and not isinstance(error, PermissionError):
             raise
         raise SourceError(
-            f"{path.name} is damaged: {error.strerror or error}.", "corrupt", hint="Fetch it again."
+            f"{path.name} is damaged: {error.strerror or error}.", "corrupt", hint="Fetch or copy it again."
         ) from error
 
 

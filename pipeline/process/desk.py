@@ -74,7 +74,13 @@ class Desk(Stages):
         """
         later = self.ledger.resting(now(), only)
         ids = self.ledger.pending(self.files.done_key, RETRIED, only)
-        return [source_id for source_id in ids if source_id not in later]
+        return [source_id for source_id in ids if source_id not in later or self._is_at_hand(source_id)]
+
+    def _is_at_hand(self, source_id: str) -> bool:
+        """Whether a source whose media couldn't be had for other settings can do without it under these."""
+        media = self.ledger.media(source_id)
+        fetched = media is not None and media.key == self.files.media_key(self.ledger.source(source_id))
+        return fetched and self.has_stored(source_id)
 
     def claim(self, source_id: str) -> Literal["mine", "elsewhere", "done"]:
         """Takes the lease on a source that was pending a while ago, unless another worker has it or has done the work.
@@ -162,7 +168,8 @@ class Desk(Stages):
 
         Raises:
             DvmsetError: some clips were made under other settings, so they can't be released under these; or sources
-                that have clips in the last release are being worked on anew.
+                that have clips in the last release are being worked on anew; or under changed settings more than
+                `refresh.most_removed` of its sources can't be had now.
         """
         with self.worker.alone(RELEASE):
             return self._release()
@@ -186,9 +193,11 @@ class Desk(Stages):
                 "a release would lose their clips.",
                 hint="Run `dvmset build` first.",
             )
+        parent = latest_release(self.store)
+        if parent and parent.manifest["settings"]["digest"] != self.profile.digest():
+            self._refuse_great_loss(parent)
         self._settle_duplicates()
         find_duplicates(self.store, self.ledger, self.files)
-        parent = latest_release(self.store)
         if parent:
             self.ledger.put_release(*parent.record, late=True)
         spec = self._spec(parent)
@@ -208,6 +217,27 @@ class Desk(Stages):
         )
         self.ledger.put_release(*made.record)
         return made
+
+    def _refuse_great_loss(self, parent: Release) -> None:
+        """Keeps a site that is down while settings change from emptying the release.
+
+        Raises:
+            DvmsetError: too many sources of the last release have failed for now.
+        """
+        from pipeline.release.files import read_sources
+
+        failed = {f.source_id for f in self.ledger.failures() if f.due is not None and not f.keeps_clips}
+        if not failed:
+            return
+        had = [row["source_id"] for row in read_sources(self.store, parent)]
+        lost = len(failed.intersection(had))
+        if lost > self.profile.refresh.most_removed * len(had):
+            raise DvmsetError(
+                f"{lost} of the {len(had)} sources of the last release can't be had now, and these settings need them "
+                "anew: a release would lose their clips, so none was made.",
+                hint="Try again when their sites answer (`dvmset retry` makes them due now), or go back to the last "
+                "release's settings. If they are to go, raise refresh.most_removed (0 to 1).",
+            )
 
     def _spec(self, parent: Release | None) -> Spec | None:
         """What rows have in common: as the first clip's artefacts tell it, or the last release if no clip is left."""

@@ -172,6 +172,27 @@ def test_clips_stay_until_what_changed_upstream_has_come(refresh: Refresh, web: 
     assert changes(build()) == {"added": {"changed upstream": 1}}
 
 
+def test_a_site_that_is_down_while_settings_change_does_not_empty_the_release(
+    refresh: Refresh, web: Web, desk: Desk
+) -> None:
+    refresh("abcde")
+    for name in "ab":
+        web.refusals[url(name)] = "transient"
+    others = Desk(desk.store.root, load_profile("nano", [*SETTINGS, "vision.batch=7"]), ledger_url=desk.ledger_url)
+    work(others, others.pending())
+    with pytest.raises(DvmsetError, match="2 of the 5 sources of the last release can't be had now"):
+        others.release()
+    assert {url("a"), url("b")} <= urls(desk)
+    work(desk, desk.pending())  # what is stored is enough under the settings of before, and nothing has to rest
+    after = desk.release()
+    assert after is not None and not after.changed
+    assert desk.ledger.states() == {"ready": 5}
+    willing = [*SETTINGS, "vision.batch=7", "refresh.most_removed=1"]
+    resigned = Desk(desk.store.root, load_profile("nano", willing), ledger_url=desk.ledger_url)
+    work(resigned, resigned.pending())
+    assert changes(resigned.release())["removed"] == {"failed: transient": 2}
+
+
 def test_clips_leave_when_what_changed_upstream_can_not_be_had(refresh: Refresh, web: Web, desk: Desk) -> None:
     refresh("abcde")
     web.videos[url("b")] = OTHER
@@ -325,7 +346,7 @@ def test_nothing_is_concluded_from_trouble_with_the_network(refresh: Refresh, we
     refresh("abcde")
     web.refusals |= {url("a"): "transient", url("b"): "throttled"}
     found, after = refresh("abcde")
-    assert (found.sites.gone, list(desk.ledger.survival())) == (0, ["alive"])
+    assert (found.sites.gone, found.sites.silent, list(desk.ledger.survival())) == (0, 2, ["alive"])
     assert after and not after.changed
     found, _ = refresh("abcde")
     assert found.sites.resting == {"b.example"}

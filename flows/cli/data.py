@@ -230,6 +230,19 @@ def print_release(made: Release | None, console: Console, *, new: bool) -> None:
     state = "new" if new else "unchanged"
     console.print(f"release  {made.id} ({state}): {made.clips} clips, {made.seconds:.1f} s")
     console.print(f"         {made.path}", highlight=False, soft_wrap=True)
+    if new and (changed := _changed_settings(made)):
+        say(console, "settings", "yellow", f"not those of the release before: {', '.join(changed)}")
+
+
+def _changed_settings(made: Release) -> list[str]:
+    """Names of the settings in which a release differs from its parent, if that is still there."""
+    from pipeline.release.between import Place, differences
+
+    new = Place.at(made.path)
+    before = f"{str(new.store).rpartition('/')[0]}/{new.manifest['parent']}"
+    if not new.manifest["parent"] or not new.store.fs.exists(f"{before}/manifest.json"):
+        return []
+    return list(differences(Place.at(before), new)["settings"])
 
 
 def _funnel_table(seconds: dict[str, Any]) -> Any:

@@ -43,7 +43,8 @@ def _reason(change: Change, story: Story, same_settings: bool) -> str:
     happened = [_CAME[kind] for kind in story.events if kind in _CAME]
     if change.kind == "relabelled":
         told = [_CAME[kind] for kind in ("relabelled", "reviewed") if kind in story.events]
-        return told[0] if told else "another group, title or channel"
+        quiet = "another group, title or channel"
+        return told[0] if told else quiet if same_settings else f"{quiet}, or another split under other settings"
     if happened:
         return happened[-1]
     return "a later try" if same_settings and change.kind == "added" else "computed anew under other settings"

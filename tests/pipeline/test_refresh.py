@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from flows.cli.data import print_release
 from pipeline import music
 from pipeline.config import FetchSettings, load_profile
 from pipeline.errors import POLICIES, DvmsetError, ErrorClass, SourceError
@@ -359,6 +362,19 @@ def test_other_thresholds_run_no_model_and_ask_for_nothing(refresh: Refresh, web
     found, after = refresh("abcde", on=longer)
     assert (len(found.pending), web.downloads) == (5, [])
     assert changes(after) == {"removed": {"dropped: too_short": 1}}
+
+
+def test_another_split_is_named_as_a_change_of_settings(refresh: Refresh, desk: Desk) -> None:
+    refresh("abcde")
+    others = Desk(
+        desk.store.root, load_profile("nano", [*SETTINGS, "release.test_share=0.8"]), ledger_url=desk.ledger_url
+    )
+    after = others.release()
+    (reason,) = changes(after)["relabelled"]
+    assert reason == "another group, title or channel, or another split under other settings"
+    shown = io.StringIO()
+    print_release(after, Console(file=shown, width=200), new=True)
+    assert "settings not those of the release before: release.test_share" in shown.getvalue()
 
 
 def test_a_duplicate_takes_the_place_of_the_first_when_that_goes(refresh: Refresh, web: Web, desk: Desk) -> None:

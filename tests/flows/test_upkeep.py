@@ -54,7 +54,8 @@ def test_a_data_folder_is_made_kept_and_cleared_of_a_video(
     fewer = json.loads(invoke("refresh", listed, "--data", data, *SETTINGS, "--set", NO_LIMIT, "--json").stdout)
     assert (fewer["worked_on"], fewer["diff"]["removed"]["reasons"]) == (0, {"removed from the list": 1})
     with get_client(sync_client=True) as client:
-        told = [artifact.data for artifact in client.read_artifacts() if artifact.key == "dvmset-refresh"]
+        left = [artifact for artifact in client.read_artifacts() if artifact.key == "dvmset-refresh"]
+    told = [artifact.data for artifact in sorted(left, key=lambda artifact: artifact.created)]
     assert (
         len(told) == 3 and f"release {fewer['release']}" in str(told[-1]) and "removed from the list" in str(told[-1])
     )

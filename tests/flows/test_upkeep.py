@@ -55,9 +55,10 @@ def test_a_data_folder_is_made_kept_and_cleared_of_a_video(
     assert (fewer["worked_on"], fewer["diff"]["removed"]["reasons"]) == (0, {"removed from the list": 1})
     with get_client(sync_client=True) as client:
         left = [artifact for artifact in client.read_artifacts() if artifact.key == "dvmset-refresh"]
-    told = [artifact.data for artifact in sorted(left, key=lambda artifact: artifact.created)]
+    told = [str(artifact.data) for artifact in sorted(left, key=lambda artifact: artifact.created)]
+    told = [text for text in told if str(data) in text]  # other tests share this server's history
     assert (
-        len(told) == 3 and f"release {fewer['release']}" in str(told[-1]) and "removed from the list" in str(told[-1])
+        len(told) == 3 and f"release {fewer['release']}" in told[-1] and "removed from the list" in told[-1]
     )
     listed.write_text("\n".join(urls))
     second = json.loads(invoke("refresh", listed, "--data", data, *SETTINGS, "--json").stdout)

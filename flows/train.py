@@ -50,7 +50,7 @@ def train(release: str, out: str, preset: str, ablation: str = "", overrides: tu
     """Trains all stages of a preset, those that are finished excepted.
 
     Args:
-        release: folder of the release.
+        release: folder of the release, or `releases/latest`: all stages take the one that it names at the beginning.
         out: folder in which each stage has its run: `stage1`, `stage2`.
         preset: a preset's name, or the path of a YAML file.
         ablation: laid on it, if any.
@@ -68,7 +68,7 @@ def train(release: str, out: str, preset: str, ablation: str = "", overrides: tu
     for stage in settings.stages:
         run = runs.of_stage(Path(out), stage)
         if not runs.is_finished(run, settings, stage, opened):
-            arguments = [release, "--stage", str(stage), "--preset", preset]
+            arguments = [str(opened.path), "--stage", str(stage), "--preset", preset]
             arguments += ["--ablation", ablation] if ablation else []
             arguments += [argument for override in overrides for argument in ("--set", override)]
             if runs.checkpoints(run):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from model.settings import Reduction
 from pipeline.errors import SettingsError, ShardError
-from pipeline.shards import GROUP_ROWS, Shard, Spec
+from pipeline.shards import GROUP_ROWS, Shard, Spec, release_folder
 from pipeline.shards.validator import MANIFEST, release_digest
 
 BUFFER_GROUPS = 32  # row groups whose rows are mixed: about a thousand rows, 64 MB
@@ -48,12 +48,12 @@ class Release:
 
 
 def open_release(folder: str | Path) -> Release:
-    """The release in a folder.
+    """The release in a folder, or the one that `releases/latest` names.
 
     Raises:
         ShardError: the folder holds none, or a shard is missing or cut short.
     """
-    folder = Path(folder)
+    folder = Path(release_folder(folder))
     hint = "Name a folder under releases/ of a data folder; `dvmset validate` checks it."
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -250,9 +250,7 @@ class Loader:
         SettingsError: there is nothing to train on.
     """
 
-    def __init__(
-        self, clips: Clips, batch: int, *, seed: int, rank: int = 0, world: int = 1, workers: int = 2
-    ) -> None:
+    def __init__(self, clips: Clips, batch: int, *, seed: int, rank: int = 0, world: int = 1, workers: int = 2) -> None:
         if not len(clips):
             raise SettingsError("The split has no clips to train on.", hint="Build with more sources.")
         self.clips, self.size, self.seed = clips, batch, seed

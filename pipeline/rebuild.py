@@ -21,6 +21,7 @@ from pipeline.errors import DvmsetError, HostRests, ShardError, SourceError
 from pipeline.ledger import Ledger, ReviewRow
 from pipeline.process import Desk, Listener
 from pipeline.process.rows import Entries, spec_of
+from pipeline.shards import release_folder
 from pipeline.storage import Store, digest, file_digest
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         ShardError: one of them is missing, damaged or changed by hand.
     """
+    path = Path(release_folder(path))
     path = path / "manifest.json" if path.is_dir() else path
     try:
         said = json.loads(path.read_text(encoding="utf-8"))

@@ -70,7 +70,7 @@ class Store:
             return
         try:
             self.fs.makedirs(self.root, exist_ok=True)
-        except _faults() as error:
+        except faults() as error:
             hint = "Choose another folder." if self.is_local else "See that it is there, and that you may write to it."
             raise DvmsetError(f"{url} can't be a data folder: {error}.", hint=hint) from error
 
@@ -185,7 +185,7 @@ def local_folder(url: str | Path) -> Iterator[Path]:
         try:
             if fs.isdir(root):
                 fs.get(f"{root}/", f"{place}/", recursive=True)
-        except _faults() as error:
+        except faults() as error:
             hint = "See that it is there, and that you may read it."
             raise DvmsetError(f"{url} can't be read: {error}.", hint=hint) from error
         yield place
@@ -224,6 +224,12 @@ def sweep_scratch() -> None:
             os.close(handle)
 
 
+def faults() -> tuple[type[Exception], ...]:
+    """What filesystems raise: s3fs lets through botocore's own errors, which are no OSErrors."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)
+
+
 def _filesystem(url: str | Path) -> tuple[AbstractFileSystem, str]:
     try:
         # Listings aren't remembered: other workers write, too.
@@ -232,9 +238,3 @@ def _filesystem(url: str | Path) -> tuple[AbstractFileSystem, str]:
         hint = "Run `pip install 'dvmset[s3]'`." if str(url).startswith("s3") else "Use a folder, or a URL of fsspec's."
         raise SettingsError(f"{url} can't be a data folder: {error}", hint=hint) from error
     return fs, root.rstrip("/")
-
-
-def _faults() -> tuple[type[Exception], ...]:
-    """What filesystems raise: s3fs lets through botocore's own errors, which are no OSErrors."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError, botocore.BotoCoreError) if botocore else (OSError,)

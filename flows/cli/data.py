@@ -121,7 +121,8 @@ def release(
 
 
 def validate(
-    folder: Annotated[str, typer.Argument(help="The folder of a release, or its URL.")], as_json: JsonOption = False
+    folder: Annotated[str, typer.Argument(help="The folder of a release, or its URL; or releases/latest.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Check a release: digests, schema, every row. Exits with 1 if anything is wrong."""
     with reported():

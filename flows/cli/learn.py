@@ -44,7 +44,7 @@ class Stage(StrEnum):
 
 
 def train(
-    release: Annotated[Path, typer.Argument(help="The folder of a release.")],
+    release: Annotated[Path, typer.Argument(help="The folder of a release, or releases/latest.")],
     preset: PresetOption = "",
     ablation: AblationOption = "",
     stage: Annotated[
@@ -71,8 +71,11 @@ def train(
                 raise SettingsError("--init-from begins one stage.", hint="Give --stage 1 or --stage 2.")
             _train_both(release, out, preset, ablation, tuple(overrides), verbose)
             return
+        from pipeline.shards import release_folder
+
         console = terminal()
         console.quiet = not _is_first()
+        release = Path(release_folder(release))  # what is said of how to go on holds when there is a newer one
         with busy(console, "starting ..."):
             job = _job(release, preset, ablation, stage, out, init_from, resume, overrides)
         _train(job, console)
@@ -255,7 +258,7 @@ def _train_both(
             from flows.train import train as flow
 
             server.enter_context(prefect_at_hand())
-        flow(str(release), str(out), preset, ablation, overrides)
+        flow(str(opened.path), str(out), preset, ablation, overrides)
 
 
 def _is_first() -> bool:

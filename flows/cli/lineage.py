@@ -64,7 +64,7 @@ def why(
 
 
 def diff(
-    old: Annotated[str, typer.Argument(help="A release: its folder or URL, or its id in --data.")],
+    old: Annotated[str, typer.Argument(help="A release: its folder or URL, releases/latest, or its id in --data.")],
     new: Annotated[str, typer.Argument(help="Another one.")],
     data: DataOption = "data",
     output: Annotated[
@@ -114,7 +114,7 @@ def diff(
 
 
 def rebuild(
-    manifest: Annotated[Path, typer.Argument(help="The manifest.json of a release, or its folder.")],
+    manifest: Annotated[Path, typer.Argument(help="The manifest.json of a release, its folder, or releases/latest.")],
     data: DataOption = "data",
     ledger: LedgerOption = None,
     as_json: JsonOption = False,

@@ -34,7 +34,7 @@ class Format(StrEnum):
 
 
 def export(
-    folder: Annotated[str, typer.Argument(help="The folder of a release, or its URL.")],
+    folder: Annotated[str, typer.Argument(help="The folder of a release, or its URL; or releases/latest.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")],
     form: Annotated[
         Format,
@@ -64,7 +64,7 @@ def export(
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(help="The folder of a release, or of an export.", file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="The folder of a release, releases/latest, or an export's folder.")],
     repo: Annotated[str, typer.Option("--repo", help="Data set repository of the Hugging Face Hub: OWNER/NAME.")],
     private: Annotated[bool, typer.Option("--private", help="If it is made now, only its owner sees it.")] = False,
     previews: Annotated[
@@ -80,10 +80,11 @@ def push(
     with reported():
         from pipeline.export import OptOuts, read_opt_outs
         from pipeline.export import push as upload
-        from pipeline.shards import validate
+        from pipeline.shards import release_folder, validate
         from pipeline.shards.validator import MANIFEST
 
         hint = "Name the folder of a release, or of an export."
+        folder = Path(release_folder(folder))
         if not folder.is_dir():
             raise DvmsetError(f"There is no folder {folder}.", hint=hint)
         if not (folder / MANIFEST).exists() and not (folder / "README.md").exists():

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.errors import DvmsetError, ShardError
 from pipeline.export.choice import Choice
 from pipeline.export.fiftyone import how_to_load, labels
-from pipeline.shards import Row, Shard, write_shard
+from pipeline.shards import Row, Shard, release_folder, write_shard
 from pipeline.shards.schema import BLOBS
 from pipeline.shards.validator import MANIFEST, parse_manifest
 from pipeline.storage import TEMPORARY, local_folder
@@ -44,7 +44,7 @@ def export(folder: str | Path, out: Path, form: Format, choice: Choice) -> dict[
         ShardError: the release isn't one, or is damaged.
     """
     write = {"hf": _write_parquet, "webdataset": _write_tars, "fiftyone": _write_fiftyone}[form]
-    with local_folder(folder) as place:
+    with local_folder(release_folder(folder)) as place:
         manifest, shards = _read_manifest(place, folder)
         with _new_folder(out) as stage:
             counts = {split: write(stage, split, names, choice) for split, names in shards.items()}

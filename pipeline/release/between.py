@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import ShardError
 from pipeline.release.diff import CHANGES, Change, Explain, compare, read_changes, unexplained
+from pipeline.shards import release_folder
 from pipeline.shards.validator import MANIFEST, parse_manifest
 from pipeline.storage import Store
 
@@ -28,7 +29,8 @@ class Place:
             ShardError: there is none, or its manifest can't be read.
         """
         hint = "Name the folder of a release, or its id and --data."
-        if "://" not in str(folder) and not Path(folder).is_dir():
+        folder = release_folder(folder)
+        if "://" not in folder and not Path(folder).is_dir():
             raise ShardError(f"There is no release {folder}.", hint=hint)
         store = Store(folder)
         if not store.exists(MANIFEST):

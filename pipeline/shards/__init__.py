@@ -6,6 +6,7 @@ rows carry page checksums, written and always verified. Why it is so was measure
 `python -m tests.benchmarks.readers`.
 """
 
+from pipeline.shards.latest import release_folder
 from pipeline.shards.reader import Shard, read_rows, shuffled_rows
 from pipeline.shards.schema import COLUMNS, GROUP_ROWS, SCHEMA_VERSION, SPLITS, Blob, Model, Row, Spec, row_problems
 from pipeline.shards.validator import Problem, Report, validate
@@ -24,6 +25,7 @@ __all__ = [
     "Shard",
     "Spec",
     "read_rows",
+    "release_folder",
     "row_problems",
     "shuffled_rows",
     "validate",

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import ShardError
 from pipeline.faces import said
+from pipeline.shards.latest import release_folder
 from pipeline.shards.reader import Shard
 from pipeline.shards.schema import SCHEMA_VERSION, Spec, row_problems
 from pipeline.storage import digest, file_digest, local_folder
@@ -91,13 +92,13 @@ def validate(folder: str | Path, *, threads: int = 2) -> Report:
     in memory: about 200 MB for a million clips.
 
     Args:
-        folder: of the release; one that lies elsewhere, by its URL, is copied here first.
+        folder: of the release, or `latest`; one that lies elsewhere, by its URL, is copied here first.
         threads: shards checked side by side.
 
     Raises:
         ShardError: there is no such folder.
     """
-    with local_folder(folder) as place:
+    with local_folder(release_folder(folder)) as place:
         if not place.is_dir():
             raise ShardError(f"There is no folder {folder}.", hint="Name the folder of a release.")
         return _validate(place, threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from pipeline.config import Profile
 from pipeline.media import MediaInfo, audio_blocks, probe
 from pipeline.process import clip_measures, decide
 from pipeline.process.artefacts import STEM_RATE
+from pipeline.reasons import CURVES, colour
 
 if TYPE_CHECKING:
     from pipeline.music import Curves
@@ -123,22 +123,22 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
         for name, levels in inspection.curves.stem_db.items():
             stems.plot(axis, np.maximum(levels, -80), label=name, lw=1)
         for name in PLOTTED:
-            curves.plot(axis, getattr(inspection.curves, name), label=name.replace("_", " "), lw=1)
+            tint = colour(CURVES[name]) if name in CURVES else "black"
+            curves.plot(axis, getattr(inspection.curves, name), label=name.replace("_", " "), lw=1, color=tint)
         stems.legend(loc="lower right", fontsize=8, ncols=4)
         curves.legend(loc="center right", fontsize=8)
     stems.set_ylabel("stems, dBFS")
     curves.set_ylabel("per second")
     curves.set_ylim(-0.03, 1.03)
 
-    reasons = sorted({s.reason for s in inspection.spans if s.reason})
-    colours = dict(zip(reasons, cycle(["C1", "C3", "C4", "C5", "C6", "C7", "C8", "C9"]), strict=False)) | {"": "C2"}
     seen: set[str] = set()
     for number, span in enumerate(inspection.spans):
         start, width = span.start_ms / 1000, (span.end_ms - span.start_ms) / 1000
         label = None if span.reason in seen else (span.reason or "clip (shades part neighbours)")
         seen.add(span.reason)
-        shade = 0.55 if span.reason or number % 2 else 0.9  # neighbouring clips stay apart
-        fate.barh(0, width, left=start, color=colours[span.reason], alpha=shade, label=label, edgecolor="white", lw=0.5)
+        shade = 0.6 if not span.reason and number % 2 else 1.0  # neighbouring clips stay apart
+        tint = colour(span.reason)
+        fate.barh(0, width, left=start, color=tint, alpha=shade, label=label, edgecolor="white", lw=0.5)
     fate.vlines(inspection.cuts_s, -0.6, -0.42, color="black", lw=0.6, label="cuts")
     fate.set_yticks([])
     fate.set_ylim(-0.65, 0.45)

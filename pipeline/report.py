@@ -13,30 +13,11 @@ from markupsafe import Markup
 
 from pipeline.card import TEMPLATES
 from pipeline.exhibits import SOUND_S, SOURCES
+from pipeline.reasons import CURVES, KEPT, colour, words
 
 WIDTH, LEFT = 640, 92  # of a timeline, px, and where time begins in it
-_REASONS = {
-    "speech": "speech without music, or louder than it",
-    "voice": "too much voice over the music, mostly singing",
-    "no_music": "sound, but no music",
-    "silence": "nothing is heard",
-    "too_short": "music, but too short to be a clip",
-    "partial_shot": "music in a shot that isn't in the stretch whole",
-    "off_beat": "music before the first or after the last beat of a clip",
-    "duplicate": "the same media as another source",
-    "outside_section": "outside the section that the list asks for",
-    "review": "a person said so",
-    "no_audio": "no sound",
-    "no_video": "no picture",
-    "taken_down": "taken down",
-    "pending": "not worked on yet",
-    "failed": "the source failed",
-}
-_LANES = (  # curve, colour, its threshold
-    ("music", "#1a7f37", "music_min"),
-    ("speech", "#bf3989", "speech_min"),
-    ("voice_ratio", "#bc4c00", "voice_ratio_max"),
-)
+_THRESHOLDS = {"music": "music_min", "speech": "speech_min", "voice_ratio": "voice_ratio_max"}  # of a curve
+_DROPPED = "#8c959f"  # for any reason
 
 
 def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = None) -> str:
@@ -53,7 +34,9 @@ def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = No
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(reason=_reason, bars=_bars, thresholds=_thresholds, timeline=_timeline, clock=_clock)
+    environment.filters.update(
+        reason=words, colour=colour, bars=_bars, thresholds=_thresholds, timeline=_timeline, clock=_clock
+    )
     said = exhibits or {"stretches": [], "scores": {}}
     stretches = said["stretches"]
     funnel = manifest["funnel"]
@@ -70,10 +53,6 @@ def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = No
         sources=SOURCES,
         sound_s=SOUND_S,
     )
-
-
-def _reason(name: str) -> str:
-    return _REASONS.get(name, name.replace("_", " "))
 
 
 def _clock(seconds: float) -> str:
@@ -95,10 +74,10 @@ def _bars(measure: dict[str, Any]) -> Markup:
     parts = []
     for i, count in enumerate(counts):
         tall = base * count / most
-        colour = "#8c959f" if i in (0, len(counts) - 1) else "#0969da"
+        tint = "#8c959f" if i in (0, len(counts) - 1) else "#0969da"
         parts.append(
             f'<rect x="{i * step + 1:.1f}" y="{base + 4 - tall:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" '
-            f'fill="{colour}"><title>{count:,}</title></rect>'
+            f'fill="{tint}"><title>{count:,}</title></rect>'
         )
     for i in (0, (len(edges) - 1) // 2, len(edges) - 1):
         parts.append(f'<text x="{(i + 1) * step:.1f}" y="110" text-anchor="middle">{edges[i]:g}</text>')
@@ -113,8 +92,9 @@ def _thresholds(score: dict[str, Any]) -> Markup:
     parts = []
     for i, (kept, dropped) in enumerate(zip(score["kept"], score["dropped"], strict=True)):
         x, up, down = i * step + 1, 64 * kept / most, 64 * dropped / most
-        parts.append(f'<rect x="{x:.1f}" y="{base - up:.1f}" width="{step - 2:.1f}" height="{up:.1f}" fill="#1a7f37"/>')
-        parts.append(f'<rect x="{x:.1f}" y="{base}" width="{step - 2:.1f}" height="{down:.1f}" fill="#bc4c00"/>')
+        for y, tall, tint in ((base - up, up, colour(KEPT)), (base, down, _DROPPED)):
+            size = f'width="{step - 2:.1f}" height="{tall:.1f}"'
+            parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{tint}"/>')
     at = width * min(max(score["threshold"], 0.0), 1.0)
     parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="138" stroke="#cf222e" stroke-width="2"/>')
     parts.append(f'<line x1="0" x2="{width}" y1="{base}" y2="{base}" stroke="#57606a"/>')
@@ -133,17 +113,17 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
         return LEFT + (WIDTH - LEFT) * (t - start) / max(end - start, 1e-9)
 
     a, b = x(stretch["start_s"]), x(min(stretch["end_s"], end))
-    tint = "#fff1e5" if stretch["reason"] else "#dafbe1"
     y, parts = 4, []
-    for name, colour in (("mix", "#57606a"), ("stem", "#0969da")):
+    for name, tint in (("mix", "#57606a"), ("stem", "#0969da")):
         if wave := view["waves"].get(name):
             label = "sound" if name == "mix" else "without voice"
-            parts += [_label(y + 24, label), _wave(wave, y + 20, 18, colour)]
+            parts += [_label(y + 24, label), _wave(wave, y + 20, 18, tint)]
             y += 46
     curves = view["curves"]
-    for name, colour, threshold in _LANES:
+    for name, threshold in _THRESHOLDS.items():
         if values := curves.get(name):
-            parts += [_label(y + 18, name.replace("_", " ")), *_steps(values, curves["first_s"], x, y, colour, (0, 1))]
+            lane = _steps(values, curves["first_s"], x, y, colour(CURVES[name]), (0, 1))
+            parts += [_label(y + 18, name.replace("_", " ")), *lane]
             at = y + 24 - 24 * view["thresholds"][threshold]
             parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}" stroke="#57606a" class="dash"/>')
             y += 30
@@ -172,7 +152,8 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
         f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{y}" stroke="#cf222e" opacity=".6"/>' for t in view["cuts_s"]
     ]
     ticks = [f'<text x="{x(t):.1f}" y="{y + 14}" text-anchor="middle">{_tick(t)}</text>' for t in _ticks(start, end)]
-    shade = f'<rect x="{a:.1f}" y="0" width="{max(b - a, 0):.1f}" height="{y}" fill="{tint}"/>'
+    place = f'x="{a:.1f}" y="0" width="{max(b - a, 0):.1f}" height="{y}"'
+    shade = f'<rect {place} fill="{colour(stretch["reason"])}" opacity=".2"/>'
     head = f'<line class="head" x1="{a:.1f}" x2="{a:.1f}" y1="0" y2="{y}" stroke="#0550ae" stroke-width="2"/>'
     second = (WIDTH - LEFT) / max(end - start, 1e-9)
     moves = f'data-from="{a:.2f}" data-second="{second:.4f}"'  # px: where the sound begins, and of each second of it
@@ -183,7 +164,7 @@ def _label(y: float, text: str, x: int = 0) -> str:
     return f'<text x="{x}" y="{y}">{Markup.escape(text)}</text>'
 
 
-def _wave(wave: dict[str, list[float]], middle: int, tall: int, colour: str) -> str:
+def _wave(wave: dict[str, list[float]], middle: int, tall: int, tint: str) -> str:
     n = max(len(wave["low"]), 1)
     step = (WIDTH - LEFT) / n
     loud = max([*map(abs, wave["low"]), *map(abs, wave["high"]), 1e-3])
@@ -191,10 +172,10 @@ def _wave(wave: dict[str, list[float]], middle: int, tall: int, colour: str) -> 
         f"M{LEFT + i * step:.1f} {middle - tall * high / loud:.1f}V{middle - tall * low / loud + 0.3:.1f}"
         for i, (low, high) in enumerate(zip(wave["low"], wave["high"], strict=True))
     )
-    return f'<path d="{path}" stroke="{colour}" fill="none"/>'
+    return f'<path d="{path}" stroke="{tint}" fill="none"/>'
 
 
-def _steps(values: list[float], first_s: float, x: Any, y: int, colour: str, span: tuple[float, float]) -> list[str]:
+def _steps(values: list[float], first_s: float, x: Any, y: int, tint: str, span: tuple[float, float]) -> list[str]:
     """A curve of one value per second as bars within 24 px."""
     low, high = span
     parts = []
@@ -204,7 +185,7 @@ def _steps(values: list[float], first_s: float, x: Any, y: int, colour: str, spa
         if until > at:
             parts.append(
                 f'<rect x="{at:.1f}" y="{y + 24 - tall:.1f}" width="{until - at:.1f}" height="{tall:.1f}" '
-                f'fill="{colour}" opacity=".75"><title>{value:g}</title></rect>'
+                f'fill="{tint}" opacity=".75"><title>{value:g}</title></rect>'
             )
     return parts
 

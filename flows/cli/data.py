@@ -251,12 +251,14 @@ def _funnel_table(seconds: dict[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.reasons import KEPT, colour
+
     table = Table(
         "seconds", "", "", box=None, padding=(0, 2, 0, 0), title="where the seconds went", title_justify="left"
     )
     whole = seconds["fetched"] or 1.0
-    rows = [("fetched", seconds["fetched"], "blue"), ("kept", seconds["kept"], "green")]
-    rows += [(f"dropped: {reason}", s, "yellow") for reason, s in seconds["dropped"].items()]
+    rows = [("fetched", seconds["fetched"], "blue"), ("kept", seconds["kept"], colour(KEPT))]
+    rows += [(f"dropped: {reason}", s, colour(reason)) for reason, s in seconds["dropped"].items()]
     for name, s, style in rows:
         share = s / whole
         table.add_row(f"{s:.3f}", Text("█" * max(round(30 * share), s > 0), style), f"{name} ({share:.1%})")

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import DvmsetError
 from pipeline.ledger import ReviewRow
 from pipeline.process import Desk
+from pipeline.reasons import COLOURS, CURVES
 from pipeline.review.agreement import agreements
 from pipeline.review.view import view
 from pipeline.review.windows import Window, halves, windows
@@ -41,7 +42,7 @@ class Session:
             )
 
     def queue(self) -> dict[str, Any]:
-        """All windows in order with this person's decisions, and who agrees with whom."""
+        """All windows in order with this person's decisions, who agrees with whom, and the colours of reasons."""
         with self.lock:
             mine = self._mine()
             decisions = {review.window_id: review.decision for review in mine}
@@ -55,7 +56,8 @@ class Session:
                 for window in self._listed(mine).values()
             ]
             last = mine[-1].window_id if mine else None
-        return {"reviewer": self.reviewer, "windows": listed, "last": last, "agreement": self.agreement()}
+        said = {"reviewer": self.reviewer, "windows": listed, "last": last, "agreement": self.agreement()}
+        return said | {"colours": COLOURS, "curves": CURVES}
 
     def view(self, window_id: str) -> dict[str, Any]:
         """All that is to be seen of a window; KeyError if there is none of that name."""

@@ -3,11 +3,9 @@
 
 const $ = (id) => document.getElementById(id);
 const video = $("video"), stem = $("stem"), canvas = $("axis");
-const REASONS = {
-  "": "#4cb782", silence: "#5b6472", no_music: "#a889c9", speech: "#e5695d", voice: "#e08a4c",
-};
 const OTHER = "#c9c15a"; // a reason that has no colour of its own
 const LEFT = 120; // of the lanes' names
+let colours = {}, decides = {}; // of reasons; which of them a curve decides on
 let queue = [], shown = null, offset = 0, still = 0, busy = false, withoutVoices = false;
 
 // talking to the server
@@ -38,6 +36,8 @@ async function guarded(work) {
 
 function take(state) {
   queue = state.windows;
+  colours = state.colours;
+  decides = state.curves;
   $("reviewer").textContent = `reviewer ${state.reviewer}`;
   const done = queue.filter((w) => w.decision).length;
   $("progress").textContent = `${done} of ${queue.length} decided`;
@@ -182,7 +182,7 @@ canvas.onclick = (event) => {
 const sheet = document.createElement("canvas");
 
 function colour(reason) {
-  return reason in REASONS ? REASONS[reason] : OTHER;
+  return reason in colours ? colours[reason] : OTHER;
 }
 
 function layout() {
@@ -258,7 +258,7 @@ function stems(pen, x, y, height, w) {
 function curves(pen, x, y, height, w) {
   const place = (share) => y + height * (1 - Math.min(1, Math.max(0, share)));
   const limits = w.thresholds;
-  for (const [share, tint] of [[limits.voice_ratio_max, "#e08a4c"], [limits.music_min, "#4cb782"]]) {
+  for (const [share, tint] of [[limits.voice_ratio_max, colour(decides.voice_ratio)], [limits.music_min, colour(decides.music)]]) {
     pen.strokeStyle = tint;
     pen.lineWidth = 1;
     pen.setLineDash([4, 4]);
@@ -268,7 +268,8 @@ function curves(pen, x, y, height, w) {
     pen.stroke();
     pen.setLineDash([]);
   }
-  const drawn = [["music", "#4cb782"], ["speech", "#e5695d"], ["singing", "#d98cc0"], ["voice_ratio", "#e08a4c"]];
+  const drawn = ["music", "speech", "singing", "voice_ratio"]
+    .map((name) => [name, name in decides ? colour(decides[name]) : "#e4e7ec"]);
   for (const [name, tint] of drawn) line(pen, x, w, w.curves[name], tint, place, name === "voice_ratio" ? 2.2 : 1.4);
   return [...drawn.map(([name, tint]) => [name.replace("_", " "), tint]), ["- - limits", "#9aa3b2"]];
 }

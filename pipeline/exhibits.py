@@ -73,7 +73,9 @@ def _draw(source_id: str) -> bytes:
 
 
 def _count(desk: Desk, source: SourceRow, media: MediaRow, spans: list[SpanRow], scores: dict[str, np.ndarray]) -> None:
-    """Adds a source's seconds to the bins: row 0 those that are kept, row 1 those that are dropped."""
+    """Adds a source's seconds to the bins: row 0 kept, row 1 dropped ones; without those not separated."""
+    from pipeline.music.shown import shown
+
     curves = desk.files.read_curves(source, media)
     middles = curves.start_ms + 1000 * np.arange(len(curves.music)) + 500
     dropped = np.ones(len(middles), int)
@@ -81,8 +83,10 @@ def _count(desk: Desk, source: SourceRow, media: MediaRow, spans: list[SpanRow],
         if not span.reason:
             dropped[(middles >= span.start_ms) & (middles < span.end_ms)] = 0
     for name, counts in scores.items():
-        bins = np.clip((np.asarray(getattr(curves, name)) * BINS).astype(int), 0, BINS - 1)
-        np.add.at(counts, (dropped, bins), 1)
+        values = shown(curves, name)
+        known = ~np.isnan(values)
+        bins = np.clip((values[known] * BINS).astype(int), 0, BINS - 1)
+        np.add.at(counts, (dropped[known], bins), 1)
 
 
 def _chosen(found: list[_Place]) -> Iterator[_Place]:

@@ -48,11 +48,13 @@ class Inspection:
         return file_verdict(self.spans)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; curves are 1 Hz arrays from the start of the file."""
+        """Plain values; curves are 1 Hz arrays from the start of the file, None where nothing was separated."""
+        from pipeline.music.shown import numbers, shown, shown_stems
+
         verdict, reason = self.verdict
-        curves = {} if self.curves is None else {n: _rounded(getattr(self.curves, n)) for n in PLOTTED}
+        curves = {} if self.curves is None else {n: numbers(shown(self.curves, n)) for n in PLOTTED}
         if self.curves is not None:
-            curves |= {f"{n}_db": _rounded(v) for n, v in self.curves.stem_db.items()}
+            curves |= {f"{n}_db": numbers(v) for n, v in shown_stems(self.curves).items()}
         return {
             "file": self.name,
             "duration_s": self.info.duration_ms / 1000,
@@ -107,6 +109,8 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
     """Draws waveform, stems, curves, cuts and clips on one time axis, as a PNG or whatever the suffix says."""
     from matplotlib.figure import Figure
 
+    from pipeline.music.shown import shown, shown_stems
+
     seconds = inspection.info.duration_ms / 1000
     figure = Figure(figsize=(max(10.0, min(24.0, seconds / 30)), 8), layout="constrained")
     wave, stems, curves, fate = figure.subplots(4, 1, sharex=True, height_ratios=[2, 2, 3, 1])
@@ -120,11 +124,11 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
     wave.set_ylim(-1, 1)
     if inspection.curves is not None:
         axis = np.arange(len(inspection.curves.music)) + 0.5
-        for name, levels in inspection.curves.stem_db.items():
+        for name, levels in shown_stems(inspection.curves).items():
             stems.plot(axis, np.maximum(levels, -80), label=name, lw=1)
         for name in PLOTTED:
             tint = colour(CURVES[name]) if name in CURVES else "black"
-            curves.plot(axis, getattr(inspection.curves, name), label=name.replace("_", " "), lw=1, color=tint)
+            curves.plot(axis, shown(inspection.curves, name), label=name.replace("_", " "), lw=1, color=tint)
         stems.legend(loc="lower right", fontsize=8, ncols=4)
         curves.legend(loc="center right", fontsize=8)
     stems.set_ylabel("stems, dBFS")
@@ -154,10 +158,6 @@ def _envelope(path: Path, seconds: float, bins: int = 2000) -> tuple[np.ndarray,
     edges = np.unique(np.linspace(0, len(audio), bins + 1).astype(int)[:-1])
     times = edges / 8000
     return times, np.minimum.reduceat(audio, edges), np.maximum.reduceat(audio, edges)
-
-
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(float(v), 4) for v in values]
 
 
 def _plain(stream: Any) -> dict[str, Any] | None:

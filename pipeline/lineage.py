@@ -195,18 +195,24 @@ def _heard(files: Artefacts, source: SourceRow, media: MediaRow, asked: Asked) -
 
 
 def _values(curves: Curves) -> Iterator[tuple[str, np.ndarray]]:
-    yield from ((name, getattr(curves, name)) for name in _SERIES)
-    yield from ((f"{name} stem, dB", levels) for name, levels in curves.stem_db.items())
+    from pipeline.music.shown import shown, shown_stems
+
+    yield from ((name, shown(curves, name)) for name in _SERIES)
+    yield from ((f"{name} stem, dB", levels) for name, levels in shown_stems(curves).items())
 
 
 def _series(values: np.ndarray) -> dict[str, Any] | None:
-    """A curve in few numbers; its shape is means over equal stretches of time."""
-    if not len(values):
+    """A curve in few numbers; its shape is means over equal stretches of time, None where nothing was separated."""
+    known = values[~np.isnan(values)]
+    if not len(known):
         return None
+    from pipeline.music.shown import numbers
+
     count = min(_BARS, len(values))
     edges = [len(values) * i // count for i in range(count + 1)]
-    shape = [round(float(values[a:b].mean()), 4) for a, b in pairwise(edges)]
-    figures = {"least": values.min(), "mean": values.mean(), "most": values.max()}
+    parts = [values[a:b] for a, b in pairwise(edges)]
+    shape = numbers(np.array([np.nan if np.isnan(part).all() else np.nanmean(part) for part in parts]))
+    figures = {"least": known.min(), "mean": known.mean(), "most": known.max()}
     return {**{name: round(float(value), 4) for name, value in figures.items()}, "shape": shape}
 
 

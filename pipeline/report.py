@@ -175,11 +175,15 @@ def _wave(wave: dict[str, list[float]], middle: int, tall: int, tint: str) -> st
     return f'<path d="{path}" stroke="{tint}" fill="none"/>'
 
 
-def _steps(values: list[float], first_s: float, x: Any, y: int, tint: str, span: tuple[float, float]) -> list[str]:
-    """A curve of one value per second as bars within 24 px."""
+def _steps(
+    values: list[float | None], first_s: float, x: Any, y: int, tint: str, span: tuple[float, float]
+) -> list[str]:
+    """A curve of one value per second as bars within 24 px; None leaves a gap."""
     low, high = span
     parts = []
     for i, value in enumerate(values):
+        if value is None:
+            continue
         tall = 24 * min(max((value - low) / (high - low), 0.0), 1.0)
         at, until = max(x(first_s + i), float(LEFT)), min(x(first_s + i + 1), float(WIDTH))
         if until > at:

@@ -215,7 +215,8 @@ def _file(found: Mapping[str, Any]) -> str:
 def _bars(series: Mapping[str, Any], name: str) -> str:
     """The shape of a curve as a row of bars: from 0 to 1, or from its least to its most."""
     low, high = (0.0, 1.0) if name in _UNIT else (series["least"], series["most"])
-    return sparkline([(value - low) / ((high - low) or 1.0) for value in series["shape"]])
+    span = (high - low) or 1.0
+    return sparkline([None if value is None else (value - low) / span for value in series["shape"]])
 
 
 def _print_rebuilt(made: Rebuilt, console: Console) -> None:

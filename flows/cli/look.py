@@ -137,8 +137,9 @@ def _print_inspection(found: dict[str, Any], console: Console) -> None:
     for name in ("music", "speech", "voice_ratio", "silence"):
         values = found["curves"].get(name)
         if values:
-            mean = sum(values) / len(values)
-            console.print(f"{name:<12} {sparkline(values)}  mean {mean:.2f}", highlight=False, no_wrap=True)
+            known = [value for value in values if value is not None]
+            mean = f"mean {sum(known) / len(known):.2f}" if known else "nothing was separated"
+            console.print(f"{name:<12} {sparkline(values)}  {mean}", highlight=False, no_wrap=True)
     style = "green" if found["verdict"] == "keep" else "yellow"
     console.print("verdict  ", end="")
     say(console, found["verdict"], style, found["reason"])
@@ -159,13 +160,13 @@ def _print_inspection(found: dict[str, Any], console: Console) -> None:
         )
 
 
-def sparkline(values: list[float], width: int = 60) -> str:
-    """Values between 0 and 1 as a row of bars, means over equal stretches of time."""
+def sparkline(values: list[float | None], width: int = 60) -> str:
+    """Values between 0 and 1 as a row of bars, means over equal stretches of time; a dot where there is no value."""
     bars = " ▁▂▃▄▅▆▇█"
     count = min(width, len(values))
     edges = [len(values) * i // count for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    return "".join(bars[min(8, max(0, round(8 * m)))] for m in means)
+    parts = ([value for value in values[a:b] if value is not None] for a, b in pairwise(edges))
+    return "".join(bars[min(8, max(0, round(8 * sum(part) / len(part))))] if part else "·" for part in parts)
 
 
 def _clock(seconds: float) -> str:

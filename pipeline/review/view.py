@@ -25,9 +25,11 @@ SHOWN = ("music", "speech", "singing", "voice_ratio", "silence", "speech_left")
 def view(desk: Desk, window: Window) -> dict[str, Any]:
     """Curves, verdict, cuts, beats and waveforms of a window and a little on either side.
 
+    Curves of voices and stems are None in seconds that were not separated.
     `media` and `stem` say whether the files are still here; without media there is no waveform.
     """
     from pipeline.music import beats, judge
+    from pipeline.music.shown import numbers, shown, shown_stems
 
     source, media = desk.ledger.source(window.source_id), desk.ledger.media(window.source_id)
     assert media is not None
@@ -49,7 +51,6 @@ def view(desk: Desk, window: Window) -> dict[str, Any]:
     if here["stem"]:
         with desk.store.read(stem) as path:
             waves["stem"] = _of_stem(path, origin_ms / 1000, start_s, end_s)
-    shown = {name: getattr(curves, name)[seconds] for name in SHOWN}
     return {
         **vars(window),
         **here,
@@ -62,8 +63,8 @@ def view(desk: Desk, window: Window) -> dict[str, Any]:
         "why": why(curves, desk, window),
         "curves": {
             "first_s": first_s,
-            **{name: _rounded(values) for name, values in shown.items()},
-            "stems_db": {name: _rounded(levels[seconds], 1) for name, levels in curves.stem_db.items()},
+            **{name: numbers(shown(curves, name)[seconds]) for name in SHOWN},
+            "stems_db": {name: numbers(levels[seconds], 1) for name, levels in shown_stems(curves).items()},
         },
         "reasons": judge(curves, desk.profile.verdict).reasons[seconds],
         "thresholds": desk.profile.verdict.model_dump(mode="json"),
@@ -82,14 +83,17 @@ def context(window: Window, start_ms: int, end_ms: int) -> tuple[float, float]:
 
 def why(curves: Curves, desk: Desk, window: Window) -> str:
     """What the rules go by, in a sentence."""
+    from pipeline.music.shown import shown_share
+
     settings = desk.profile.verdict
     seconds = curves.window(window.start_ms, window.end_ms)
-    voice = curves.voice_share(seconds)
+    voice = shown_share(curves, seconds)
     music = float(np.mean(curves.music[seconds] >= settings.music_min))
-    return (
-        f"Voice is {voice:.0%} of the energy (at most {settings.voice_ratio_max:.0%}), "
-        f"and {music:.0%} of the seconds are music (at least {settings.music_share_min:.0%})."
-    )
+    if voice is None:
+        heard = "Nothing was separated, so how much is voice isn't known"
+    else:
+        heard = f"Voice is {voice:.0%} of the energy (at most {settings.voice_ratio_max:.0%})"
+    return f"{heard}, and {music:.0%} of the seconds are music (at least {settings.music_share_min:.0%})."
 
 
 def _of_media(path: Path, start_s: float, end_s: float) -> dict[str, list[float]]:
@@ -113,10 +117,6 @@ def _envelope(audio: np.ndarray) -> dict[str, list[float]]:
         return {"low": [], "high": []}
     edges = np.unique(np.linspace(0, len(audio), BINS + 1).astype(int)[:-1])
     return {
-        "low": _rounded(np.minimum.reduceat(audio, edges), 3),
-        "high": _rounded(np.maximum.reduceat(audio, edges), 3),
+        "low": [round(float(v), 3) for v in np.minimum.reduceat(audio, edges)],
+        "high": [round(float(v), 3) for v in np.maximum.reduceat(audio, edges)],
     }
-
-
-def _rounded(values: np.ndarray, digits: int = 4) -> list[float]:
-    return [round(float(v), digits) for v in values]

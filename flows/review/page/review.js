@@ -240,8 +240,10 @@ function line(pen, x, w, values, tint, place, width = 1.6) {
   pen.lineWidth = width;
   pen.beginPath();
   values.forEach((value, i) => {
-    const s = w.curves.first_s + i;
-    pen.lineTo(x(Math.max(s, w.start_s)), place(value));
+    if (value === null) return; // not separated: a gap
+    const s = w.curves.first_s + i, from = x(Math.max(s, w.start_s));
+    if (i && values[i - 1] !== null) pen.lineTo(from, place(value));
+    else pen.moveTo(from, place(value));
     pen.lineTo(x(Math.min(s + 1, w.end_s)), place(value));
   });
   pen.stroke();
@@ -271,7 +273,8 @@ function curves(pen, x, y, height, w) {
   const drawn = ["music", "speech", "singing", "voice_ratio"]
     .map((name) => [name, name in decides ? colour(decides[name]) : "#e4e7ec"]);
   for (const [name, tint] of drawn) line(pen, x, w, w.curves[name], tint, place, name === "voice_ratio" ? 2.2 : 1.4);
-  return [...drawn.map(([name, tint]) => [name.replace("_", " "), tint]), ["- - limits", "#9aa3b2"]];
+  const gaps = w.curves.voice_ratio.includes(null) ? [["gap: not separated", "#9aa3b2"]] : [];
+  return [...drawn.map(([name, tint]) => [name.replace("_", " "), tint]), ["- - limits", "#9aa3b2"], ...gaps];
 }
 
 function ticks(pen, times, x, y, height, tint) {

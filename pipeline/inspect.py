@@ -84,12 +84,14 @@ def inspect_file(path: Path, profile: Profile, *, name: str = "") -> Inspection:
     info = probe(path)
     cuts: tuple[float, ...] = ()
     curves = None
-    if info.video is not None and info.audio is not None:
-        from pipeline.music import measure
-        from pipeline.separate import load_separator
+    if info.video is not None:
         from pipeline.shots import find_cuts
 
         cuts = find_cuts(path, profile.shots)
+    if info.video is not None and info.audio is not None:
+        from pipeline.music import measure
+        from pipeline.separate import load_separator
+
         separator = load_separator(profile.separate)
         with tempfile.TemporaryDirectory() as scratch:
             stem = Path(scratch) / "stem.flac"

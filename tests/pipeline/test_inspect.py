@@ -101,6 +101,17 @@ def test_a_file_without_sound_is_dropped_for_that(tmp_path: Path) -> None:
     assert (found["verdict"], found["reason"], found["clips"], found["curves"]) == ("drop", "no_audio", [], {})
 
 
+def test_a_file_without_sound_shows_its_cuts(tmp_path: Path) -> None:
+    path, plot = tmp_path / "mute.mp4", tmp_path / "mute.svg"
+    shots = np.random.default_rng(0).integers(0, 255, (2, 90, 160, 3), np.uint8)
+    shots[1] //= 4
+    encode(path, (shots[int(i >= 50)] for i in range(100)), Fraction(25), None, RATE)
+    result = runner.invoke(app, ["inspect", str(path), "--json", "--plot", str(plot)])
+    assert json.loads(result.stdout)["shots_s"] == [pytest.approx(2, abs=0.041)], result.output
+    assert plot.exists()
+    assert "1 cuts" in runner.invoke(app, ["inspect", str(path)]).stdout
+
+
 def test_a_file_that_is_no_media_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "page.mp4"
     path.write_text("<html>not a film</html>")

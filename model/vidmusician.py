@@ -228,6 +228,7 @@ def describe(
     preset: Preset,
     batch: int,
     *,
+    videos: int = 1,
     seconds: float = 30.0,
     precision: Precision = "bf16",
     checkpointing: bool = False,
@@ -238,8 +239,9 @@ def describe(
 
     Args:
         preset: all settings.
-        batch: samples in a training step, and videos in a decoding batch.
-        seconds: of a sample.
+        batch: samples in a training step.
+        videos: decoded together.
+        seconds: of a sample, and of a video.
         precision: of the frozen decoder and its activations; all else is fp32.
         checkpointing: as in `build`.
         text_tokens: of a prompt, beside the one global token per second.
@@ -251,10 +253,10 @@ def describe(
     with torch.device("meta"):
         model = VidMusician(weightless, Decoder(GEOMETRIES[preset.decoder.geometry]))
     counts = model.count()
-    shape = {"batch": batch, "frames": round(seconds * CODE_RATE), "keys": round(seconds) + text_tokens}
+    shape = {"frames": round(seconds * CODE_RATE), "keys": round(seconds) + text_tokens}
     width = {"fp32": 4, "bf16": 2}[precision]
     kept = kept_weights(shape["frames"], shape["keys"]) if precision == "bf16" and device == "cpu" else 0
-    training = _training_bytes(model, **shape, width=width, checkpointing=checkpointing, kept=kept)
+    training = _training_bytes(model, batch, **shape, width=width, checkpointing=checkpointing, kept=kept)
     return {
         "preset": preset.name,
         "ablation": preset.ablation,
@@ -267,11 +269,12 @@ def describe(
         "trainable": counts["trainable"],
         "memory": {
             "batch": batch,
+            "videos": videos,
             "seconds": seconds,
             "precision": precision,
             "checkpointing": checkpointing,
             "training_bytes": _with_sum(training),
-            "decoding_bytes": _with_sum(_decoding_bytes(model, **shape, width=width)),
+            "decoding_bytes": _with_sum(_decoding_bytes(model, videos, **shape, width=width)),
         },
     }
 

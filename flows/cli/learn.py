@@ -85,7 +85,11 @@ def model(
     preset: PresetOption,
     ablation: AblationOption = "",
     overrides: SetOption = [],  # noqa: B006
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Clips in a step, videos in decoding.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Clips in a training step; the preset's train.batch by default."),
+    ] = None,
+    videos: Annotated[int, typer.Option("--videos", min=1, help="Videos that are decoded together.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Say how large the model of a preset is, part by part, and what memory training and decoding take."""
@@ -97,7 +101,14 @@ def model(
             from model.vidmusician import describe
 
         how = settings.train
-        found = describe(settings, batch, seconds=how.crop_s, precision=how.precision, checkpointing=how.checkpointing)
+        found = describe(
+            settings,
+            batch or how.batch,
+            videos=videos,
+            seconds=how.crop_s,
+            precision=how.precision,
+            checkpointing=how.checkpointing,
+        )
         if as_json:
             print_json(found)
         else:
@@ -296,7 +307,12 @@ def _print_model(found: dict[str, Any], console: Console) -> None:
     console.print(parts)
     checkpointing = " with checkpointing" if memory["checkpointing"] else ""
     console.print(
-        f"{memory['batch']} x {memory['seconds']:g} s, decoder in {memory['precision']}{checkpointing}:",
+        f"training on {_count(memory['batch'], 'clip')} of {memory['seconds']:g} s, decoding of "
+        f"{_count(memory['videos'], 'video')} of as long; decoder in {memory['precision']}{checkpointing}:",
         highlight=False,
     )
     console.print(needs)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

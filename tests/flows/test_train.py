@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,7 +23,9 @@ from flows import train as flow
 from flows.cli import app
 from flows.cli.learn import Display
 from model import runs
+from model.settings import load_preset
 from model.train import Event
+from model.train.job import check_devices
 from tests.model.releases import SETTINGS, toy_job, toy_release
 
 runner = CliRunner()
@@ -49,6 +52,14 @@ def test_model_is_readable() -> None:
     output = runner.invoke(app, ["model", "--preset", "medium", "--ablation", "cls_sim"]).output
     assert "medium cls_sim: decoder facebook/musicgen-medium, t5 t5-base" in output
     assert "24,791,808" in output and "decoder activations" in output
+    assert "training on 16 clips of 30 s, decoding of 1 video of as long; decoder in bf16 with checkpointing:" in output
+
+
+def test_model_and_train_estimate_the_same_memory() -> None:
+    found = json.loads(runner.invoke(app, ["model", "--preset", "nano", "--json"]).stdout)["memory"]
+    preset = load_preset("nano")
+    assert (found["batch"], found["videos"], found["seconds"]) == (preset.train.batch, 1, preset.train.crop_s)
+    assert found["training_bytes"]["total"] == check_devices(preset, 1, torch.device("cpu"))["needed"]
 
 
 @pytest.mark.parametrize(

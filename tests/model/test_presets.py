@@ -67,7 +67,7 @@ def test_description_says_whose_weights_are_taken_and_where_the_curve_enters():
 
 
 def test_memory_of_small_is_what_its_sizes_say():
-    memory = describe(load_preset("small"), batch=4, seconds=30.0, precision="bf16")["memory"]
+    memory = describe(load_preset("small"), batch=4, videos=4, seconds=30.0, precision="bf16")["memory"]
     training, decoding = memory["training_bytes"], memory["decoding_bytes"]
     assert training["weights"] == 2 * 419_584_000 + 4 * (109_628_544 + 24_793_856 + 787_456)
     assert training["optimiser"] == 12 * 18_894_848  # stage 2 is the larger one

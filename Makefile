@@ -1,4 +1,4 @@
-# Everything a fresh machine needs: Python 3.11 or 3.12, make and a package index. All is installed in this folder; only the caches and settings of uv, Prefect and matplotlib go to HOME.
+# Everything a fresh machine needs: Python 3.11 or 3.12, make and a package index. All is installed in this folder; HOME gets caches (pip, uv, matplotlib, fetched weights) and Prefect's history.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 UV := .uv/bin/uv
 READY := .venv/ready

@@ -78,6 +78,16 @@ def advice(error_class: str, stage: str) -> str:
     return POLICIES[error_class].advice  # type: ignore[index]
 
 
+def meaning(error_class: str) -> str:
+    """What an error class means, whatever the site and the stage."""
+    if error_class == "internal":
+        return "yt-dlp can't handle the page, or a stage broke"
+    if error_class not in POLICIES:  # of a manifest that another version wrote
+        return error_class.replace("_", " ")
+    text = POLICIES[error_class].meaning.format(host="the site")  # type: ignore[index]
+    return text[0].upper() + text[1:]
+
+
 def due(error_class: str, failures: int, last: datetime, retry_after_s: float | None = None) -> datetime | None:
     """When a source is to be tried again by itself; None: not before a person has had a look.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SOURCES = 50  # looked at, drawn by digests of their ids
 KEPT, DROPPED = 8, 8  # stretches shown, of the latter at most `PER_REASON` of one reason
 PER_REASON = 2
+FAILED = 3  # failed sources named of one error class
 LONGEST_MS = 20_000  # shown of one
 SOUND_S, SOUND_RATE, SOUND_BITS = 12.0, 48_000, 32_000  # of a preview: length, samples and bits per second
 BINS = 20  # of a threshold plot
@@ -38,9 +39,12 @@ def exhibits(desk: Desk) -> dict[str, Any]:
         `stretches`: dicts of source_id, url, title, category, start_s, end_s, reason ("" if kept), and where the curves
         are stored `view` (see `review.view`), `rhythm` ([n] at 25 Hz, kept ones only), `sound` and `stem` (data URIs:
         as published, and without voices; only where the profile keeps media);
+        `shown`: of how many stretches and sources those are: pairs (shown, there are) for kept, dropped, sources;
+        `failed`: addresses of failed sources by error class, at most `FAILED` of one;
         `scores`: per curve edges, threshold, and seconds kept and dropped per bin.
     """
-    drawn = heapq.nsmallest(SOURCES, desk.ledger.ready_ids(), key=_draw)
+    ready = list(desk.ledger.ready_ids())
+    drawn = heapq.nsmallest(SOURCES, ready, key=_draw)
     found: list[_Place] = []
     scores = {name: np.zeros((2, BINS), int) for name in JUDGED}
     for source in map(desk.ledger.source, drawn):
@@ -52,8 +56,16 @@ def exhibits(desk: Desk) -> dict[str, Any]:
         if desk.store.exists(desk.files.curves(source, media)):
             _count(desk, source, media, spans, scores)
     settings = desk.profile.verdict.model_dump(mode="json")
+    chosen = list(_chosen(found))
+    kept, of_kept = (sum(not span.reason for _, _, span in places) for places in (chosen, found))
     return {
-        "stretches": [_stretch(desk, *place) for place in _chosen(found)],
+        "stretches": [_stretch(desk, *place) for place in chosen],
+        "shown": {
+            "kept": (kept, of_kept),
+            "dropped": (len(chosen) - kept, len(found) - of_kept),
+            "sources": (len(drawn), len(ready)),
+        },
+        "failed": _failed(desk),
         "scores": {
             name: {
                 "edges": [i / BINS for i in range(BINS + 1)],
@@ -66,6 +78,15 @@ def exhibits(desk: Desk) -> dict[str, Any]:
             if counts.any()
         },
     }
+
+
+def _failed(desk: Desk) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for failure in desk.ledger.failures():
+        named = found.setdefault(failure.error_class, [])
+        if not failure.keeps_clips and len(named) < FAILED:
+            named.append(failure.url)
+    return found
 
 
 def _draw(source_id: str) -> bytes:

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.card import TEMPLATES
+from pipeline.errors import meaning
 from pipeline.exhibits import SOUND_S, SOURCES
 from pipeline.reasons import CURVES, KEPT, colour, words
 
@@ -38,8 +39,13 @@ def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = No
         reason=words, colour=colour, bars=_bars, thresholds=_thresholds, timeline=_timeline, clock=_clock
     )
     said = exhibits or {"stretches": [], "scores": {}}
-    stretches = said["stretches"]
+    stretches, shown = said["stretches"], said.get("shown", {})
     funnel = manifest["funnel"]
+
+    def some(kind: str) -> str:
+        """`8 of 14`: how many of a kind are shown, and how many there are; "" if nobody has counted."""
+        return "{:,} of {:,}".format(*shown[kind]) if kind in shown else ""
+
     steps = [("fetched", "", funnel["fetched"]), *(("dropped", r, s) for r, s in funnel["dropped"].items())]
     return environment.get_template("report.html.j2").render(
         release=manifest,
@@ -50,9 +56,22 @@ def render_report(manifest: dict[str, Any], exhibits: dict[str, Any] | None = No
         kept=[s for s in stretches if not s["reason"]],
         dropped=[s for s in stretches if s["reason"]],
         sounds=any(s.get("sound") for s in stretches),
-        sources=SOURCES,
+        failed=_failed(manifest, said.get("failed", {})),
+        some=some,
+        sources=f"{some('sources') or f'up to {SOURCES}'} sources",
         sound_s=SOUND_S,
     )
+
+
+def _failed(manifest: dict[str, Any], named: dict[str, list[str]]) -> list[dict[str, Any]] | None:
+    """Failed sources by error class, the largest first; None if the manifest is too old to tell."""
+    counts = manifest.get("provenance", {}).get("failed")
+    if counts is None:
+        return None
+    return [
+        {"name": name, "words": meaning(name), "sources": n, "urls": named.get(name, [])}
+        for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def _clock(seconds: float) -> str:

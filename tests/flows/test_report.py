@@ -62,6 +62,9 @@ def test_the_funnel_is_the_manifests(page: str, manifest: dict[str, Any]) -> Non
 def test_kept_and_dropped_stand_side_by_side_and_each_dropped_one_has_its_reason(page: str) -> None:
     kept, dropped = sides(page)
     assert len(kept) == len(dropped) == 8
+    counts = re.findall(r"<h3>(Kept|Dropped): 8 of (\d+)</h3>", page)
+    assert [side for side, count in counts if int(count) > 8] == ["Kept", "Dropped"]
+    assert "out of 10 of 10 sources" in page
     assert all('<span class="badge kept">kept</span>' in stretch for stretch in kept)
     reasons = [re.findall(r"dropped: (\w+)</span> (.*?)\.", stretch)[0] for stretch in dropped]
     assert {name for name, _ in reasons} >= {"speech", "silence", "voice"}

@@ -84,7 +84,7 @@ def meaning(error_class: str) -> str:
         return "yt-dlp can't handle the page, or a stage broke"
     if error_class not in POLICIES:  # of a manifest that another version wrote
         return error_class.replace("_", " ")
-    text = POLICIES[error_class].meaning.format(host="the site")  # type: ignore[index]
+    text = POLICIES[error_class].meaning.format(host="the site")
     return text[0].upper() + text[1:]
 
 

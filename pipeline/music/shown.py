@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pipeline.music.curves import Curves
@@ -22,12 +24,10 @@ def shown_stems(curves: Curves) -> dict[str, np.ndarray]:
 
 def shown_share(curves: Curves, seconds: slice) -> float | None:
     """Share of the voices in the energy of those of some seconds that were separated; None if none was."""
-    known: np.ndarray | slice = seconds
-    if len(curves.separated):
-        known = seconds.start + np.flatnonzero(curves.separated[seconds])
-        if not len(known):
-            return None
-    return curves.voice_share(known)  # type: ignore[arg-type]  # it takes indices as it takes a slice
+    if not len(curves.separated):
+        return curves.voice_share(seconds)
+    known: Any = seconds.start + np.flatnonzero(curves.separated[seconds])  # indices serve as a slice does
+    return curves.voice_share(known) if len(known) else None
 
 
 def numbers(values: np.ndarray, digits: int = 4) -> list[float | None]:

@@ -1,11 +1,12 @@
 # Everything a fresh machine needs: Python 3.11 or 3.12, make and a package index. All is installed in this folder; HOME gets caches (pip, uv, matplotlib, fetched weights) and Prefect's history.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+SHELL := bash
 UV := .uv/bin/uv
 READY := .venv/ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup demo test lint types lock clean
+.PHONY: setup demo test test-data test-model lint types lock clean
 
 setup: $(READY)
 
@@ -23,8 +24,14 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 demo: $(READY)
 	@.venv/bin/python -m tests.demo
 
+# Two processes, since most tests keep one core busy; each line says whose it is.
 test: lint types
-	@.venv/bin/python -m pytest
+	@$(MAKE) --no-print-directory --jobs=2 test-data test-model
+
+test-data: OF = tests/pipeline tests/truth
+test-model: OF = --ignore=tests/pipeline --ignore=tests/truth
+test-data test-model: $(READY)
+	@set -o pipefail; .venv/bin/python -m pytest $(OF) 2>&1 | awk '{ print "$(@:test-%=%) | " $$0; fflush() }'
 
 lint: $(READY)
 	@.venv/bin/ruff check .

@@ -126,11 +126,12 @@ def plot(inspection: Inspection, media: Path, target: Path) -> None:
     wave.set_ylim(-1, 1)
     if inspection.curves is not None:
         axis = np.arange(len(inspection.curves.music)) + 0.5
+        point = {"lw": 1, "marker": ".", "ms": 2}  # so that one second between two gaps is seen
         for name, levels in shown_stems(inspection.curves).items():
-            stems.plot(axis, np.maximum(levels, -80), label=name, lw=1)
+            stems.plot(axis, np.maximum(levels, -80), label=name, **point)
         for name in PLOTTED:
             tint = colour(CURVES[name]) if name in CURVES else "black"
-            curves.plot(axis, shown(inspection.curves, name), label=name.replace("_", " "), lw=1, color=tint)
+            curves.plot(axis, shown(inspection.curves, name), label=name.replace("_", " "), color=tint, **point)
         stems.legend(loc="lower right", fontsize=8, ncols=4)
         curves.legend(loc="center right", fontsize=8)
     stems.set_ylabel("stems, dBFS")

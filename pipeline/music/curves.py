@@ -29,7 +29,7 @@ class Curves:
         end_ms: where it ends.
         mix_db: [n] RMS level of the mix, dBFS.
         stem_db: stem name -> [n] RMS level of the separated stem, dBFS.
-        voice_ratio: [n] energy of the vocals stem over the energy of all stems; 0 in seconds that are silent.
+        voice_ratio: [n] share of the vocals stem in the energy of the sum of all stems; 0 in seconds that are silent.
         silence: [n] share of the second's 50 ms frames that are under the silence level.
         music: [n] the detector's mean probability that there is music.
         speech: [n] the same for speech.
@@ -80,10 +80,9 @@ class Curves:
         return slice(first, min(last, len(self)))
 
     def voice_share(self, seconds: slice) -> float:
-        """Energy of the vocals over the energy of all stems in some seconds; loud seconds count for more."""
-        energy = {name: np.sum(10.0 ** (db[seconds].astype(np.float64) / 10.0)) for name, db in self.stem_db.items()}
-        total = float(sum(energy.values()))
-        return float(energy["vocals"]) / total if total else 0.0
+        """Share of the voices in the energy of some seconds: mean of `voice_ratio`, loud ones count for more."""
+        energy = 10.0 ** (self.mix_db[seconds].astype(np.float64) / 10.0)
+        return float(energy @ self.voice_ratio[seconds] / energy.sum()) if energy.any() else 0.0
 
     def to_file(self, path: str | Path) -> None:
         """Writes an .npz archive (no pickle) whose bytes depend on nothing but the curves."""

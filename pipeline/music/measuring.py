@@ -81,6 +81,7 @@ def measure(
     separated = may_be_music(heard["music"], settings)
 
     stems = {name: Levels(separator.rate) for name in separator.sources}
+    together, without = Levels(separator.rate), Levels(separator.rate)
     music = [i for i, name in enumerate(separator.sources) if name != "vocals"]
     left, onsets = Scores(separator.rate, settings), Onsets(separator.rate, settings)
     with soundfile.SoundFile(stem_path, "w", stem_rate, channels=1, format="FLAC", subtype="PCM_16") as file:
@@ -91,17 +92,19 @@ def measure(
             for block in separator.stream(blocks) if separated[first] else _silent(blocks, len(separator.sources)):
                 for levels, stem in zip(stems.values(), block, strict=True):
                     levels.feed(stem)
-                accompaniment = block[music].sum(axis=0).mean(axis=0)
+                rest = block[music].sum(axis=0)
+                together.feed(block.sum(axis=0))
+                without.feed(rest)
+                accompaniment = rest.mean(axis=0)
                 writer.feed(accompaniment)
                 onsets.feed(accompaniment)
                 left.feed(accompaniment)
         writer.finish()
 
     power = {name: levels.seconds(seconds) for name, levels in stems.items()}
-    total = sum(power.values())
     mix_db = decibels(mix.seconds(seconds))
-    sounding = (mix_db >= settings.silence_db) & (total > 0)
-    voice_ratio = np.divide(power["vocals"], total, out=np.zeros(seconds), where=sounding)
+    voice_ratio = _voice_ratio(power["vocals"], without.seconds(seconds), together.seconds(seconds))
+    voice_ratio[mix_db < settings.silence_db] = 0
     envelope = onsets.finish()
     timbre, chroma = onsets.colours(seconds)
     frame_s = np.arange(len(envelope)) * settings.onset_hop // settings.onset_rate
@@ -124,6 +127,18 @@ def measure(
         separated=separated,
         **{name: values.astype(np.float32) for name, values in curves.items()},
     )
+
+
+def _voice_ratio(vocals: np.ndarray, rest: np.ndarray, together: np.ndarray) -> np.ndarray:
+    """Share of the voices in the energy, <v, s> / |s|^2 with s the sum of all stems: from the powers |v|^2, |s - v|^2
+    and |s|^2 of each second.
+
+    A separator that isn't sure gives of each stem what it expects, which holds less energy than the stem itself. Its
+    energy therefore is too small a measure of a voice under loud music, while its product with the sum is right on
+    average: <E v, s> = E <v, s>.
+    """
+    share = np.divide(vocals + together - rest, 2 * together, out=np.zeros(len(together)), where=together > 0)
+    return share.clip(0, 1)
 
 
 def may_be_music(music: np.ndarray, settings: MusicSettings) -> np.ndarray:

@@ -23,12 +23,11 @@ from pipeline.config import MusicSettings
 from pipeline.music.curves import COLOUR_HZ, Curves
 from pipeline.music.meters import Onsets
 from pipeline.music.tracks import GROUPS, LENGTHS_S, Ratio, colours, evidence, sides
-from pipeline.nano.mixtures import JOINS, RATE, Compilation, joined, track
-from pipeline.nano.packages import cache_folder
+from pipeline.nano.mixtures import JOINS, RATE, TRACKS, Compilation, joined, training_track
 from pipeline.storage import Store
 
 LICENCE = "Apache-2.0"
-TRACKS, COMPILATIONS = 600, 160
+COMPILATIONS = 160
 CUT_FADE_GAP = (0.45, 0.45, 0.1)  # how often; gaps are found without a model
 NEAR_S, APART_S = 0.5, 3.0  # a moment this near is a join; one between the two is neither
 PAIRS = 8000  # of stretches of different tracks
@@ -71,18 +70,7 @@ def _compilation(number: int) -> Compilation:
     """Six random tracks, joined in random ways."""
     rng = np.random.default_rng([5, number])
     chosen = rng.choice(TRACKS, 6, replace=False).tolist()
-    return joined(map(_track, chosen), rng.choice(JOINS, 5, p=CUT_FADE_GAP).tolist(), rng)
-
-
-def _track(number: int) -> np.ndarray:
-    """Training track n, rendered if it isn't in the cache."""
-    store, name = Store(cache_folder() / "tracks"), f"train-{number}.npy"
-    if not store.exists(name):
-        audio = track("train", np.random.default_rng([77, False, number]))
-        with store.write(name) as path, path.open("wb") as file:
-            np.save(file, np.clip(audio * 32768, -32768, 32767).astype(np.int16))
-    with store.read(name) as path:
-        return np.load(path) / 32768.0
+    return joined(map(training_track, chosen), rng.choice(JOINS, 5, p=CUT_FADE_GAP).tolist(), rng)
 
 
 def listen(made: Compilation) -> Heard:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.music import Curves
 
 # Raised when what a stage writes changes for the same inputs and settings.
-VERSIONS = {"fetch": 1, "shots": 1, "fingerprint": 1, "music": 3, "decide": 3, "vision": 1, "codes": 1}
+VERSIONS = {"fetch": 1, "shots": 1, "fingerprint": 1, "music": 4, "decide": 3, "vision": 1, "codes": 1}
 STEM_RATE = 32_000  # Hz: the rate of MusicGen's codec
 
 

@@ -1,6 +1,6 @@
 """The music rooms on the audio truth set: ratios, verdicts, thresholds, changes of track, and the film.
 
-    python -m tests.truth.audio --count 4 --tracks 12
+    python -m tests.truth.audio
 
 Thresholds are looked for on `train`, and everything else is measured on `test`, which has other scores and voices; the
 separator was trained on `train` as well. The curves lie in the media cache. The tables go to `data_cards/curation.md`,
@@ -281,10 +281,33 @@ def film_changes(profile: Profile) -> list[float]:
         return [t / 1000 for t in changes_ms(Curves.from_file(path), profile.clips)]
 
 
+def film_picture(changes: Sequence[float], path: Path) -> None:
+    """The film's sound, a minute a row, as a mel spectrogram, with the changes that were found."""
+    import librosa
+    from matplotlib.figure import Figure
+
+    from pipeline.media import audio_window, probe
+
+    rate, hop, minutes = 16_000, 320, -(-probe(film()).duration_ms // 60_000)
+    sound = audio_window(film(), rate=rate, channels=1, start_s=0, end_s=60.0 * minutes)[0]
+    power = librosa.feature.melspectrogram(y=sound, sr=rate, n_fft=1024, hop_length=hop, n_mels=64)
+    level = librosa.power_to_db(power, ref=1.0, top_db=70)
+    figure = Figure((18, 2 * minutes), layout="constrained")
+    for row, axes in enumerate(figure.subplots(minutes, 1)):
+        begin, end = 60 * row, 60 * (row + 1)
+        shown = level[:, begin * rate // hop : end * rate // hop]
+        last = begin + shown.shape[1] * hop / rate
+        axes.imshow(shown, origin="lower", aspect="auto", extent=(begin, last, 0, 64), vmin=-50, vmax=30, cmap="magma")
+        axes.vlines([c for c in changes if begin <= c < end], 0, 64, color="cyan", linewidth=1)
+        axes.set(xlim=(begin, end), yticks=[], xticks=range(begin, end + 1, 5))
+        axes.set_xticklabels([f"{t // 60}:{t % 60:02}" for t in range(begin, end + 1, 5)])
+    figure.savefig(path, dpi=50, pil_kwargs={"quality": 60})
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measures the music rooms on the audio truth set.")
-    parser.add_argument("--count", type=int, default=4, help="held-out mixtures of each case; half as many to tune on")
+    parser.add_argument("--count", type=int, default=12, help="held-out mixtures of each case; half as many to tune on")
     parser.add_argument("--tracks", type=int, default=12, help="compilations of each half")
     options = parser.parse_args()
     profile = load_profile("nano")
@@ -306,6 +329,7 @@ def main() -> None:
     avoided = 1 - float(np.mean([h.curves.separated.mean() for h in behind]))
     found = joins(hear_compilations("test", options.tracks, profile), profile.clips)
     changes = film_changes(profile)
+    film_picture(changes, CARD.with_name("curation_film.jpg"))
 
     summary = table("held out", "what", "measured", "wanted")
     summary.add_row("clear windows kept or dropped as they should be", text(accuracy), "0.97")

@@ -5,7 +5,15 @@ eSpeak NG, singing made from that speech by a source-filter vocoder, and synthes
 neither a score nor a voice. Rendered clips lie as int16 arrays in the media cache, 22,050 Hz mono.
 """
 
-from pipeline.nano.mixtures.compilations import JOINS, Compilation, compilations, joined, track
+from pipeline.nano.mixtures.compilations import (
+    JOINS,
+    TRACKS,
+    Compilation,
+    compilations,
+    joined,
+    track,
+    training_track,
+)
 from pipeline.nano.mixtures.mixing import KINDS, Kind, Mixture, bank, render, test_mixture, training_mixture
 from pipeline.nano.mixtures.signals import RATE, Split
 from pipeline.nano.mixtures.voices import recordings, say
@@ -14,6 +22,7 @@ __all__ = [
     "JOINS",
     "KINDS",
     "RATE",
+    "TRACKS",
     "Compilation",
     "Kind",
     "Mixture",
@@ -27,4 +36,5 @@ __all__ = [
     "test_mixture",
     "track",
     "training_mixture",
+    "training_track",
 ]

@@ -10,7 +10,10 @@ import numpy as np
 
 from pipeline.nano.mixtures import music as scores
 from pipeline.nano.mixtures.signals import RATE, Split, rms, room
+from pipeline.nano.packages import cache_folder
+from pipeline.storage import Store
 
+TRACKS = 600  # that are kept for training
 Join = Literal["cut", "fade", "gap"]
 JOINS: tuple[Join, ...] = get_args(Join)
 
@@ -47,6 +50,17 @@ def joined(tracks: Iterable[np.ndarray], kinds: Sequence[Join], rng: np.random.G
         joins.append(((at - overlap / 2) / RATE,) * 2)
         audio = np.concatenate([audio[: at - overlap], both, following[overlap:]])
     return Compilation(audio.astype(np.float32), tuple(joins))
+
+
+def training_track(number: int) -> np.ndarray:
+    """Track n of `TRACKS`, rendered if it isn't in the media cache."""
+    store, name = Store(cache_folder() / "tracks"), f"train-{number}.npy"
+    if not store.exists(name):
+        audio = track("train", np.random.default_rng([77, False, number]))
+        with store.write(name) as path, path.open("wb") as file:
+            np.save(file, np.clip(audio * 32768, -32768, 32767).astype(np.int16))
+    with store.read(name) as path:
+        return np.load(path) / 32768.0
 
 
 def track(split: Split, rng: np.random.Generator) -> np.ndarray:

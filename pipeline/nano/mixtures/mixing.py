@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 
 from pipeline.nano.mixtures import effects, music, voices
+from pipeline.nano.mixtures.compilations import TRACKS, training_track
 from pipeline.nano.mixtures.signals import RATE, Split, equalise, fit, low_pass, rms, room
 from pipeline.nano.packages import cache_folder
 from pipeline.storage import Store, digest
@@ -20,7 +21,7 @@ VERSION = 1
 Kind = Literal["music", "speech", "singing", "effects"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 COUNTS: dict[Split, dict[Kind, int]] = {
-    "train": {"music": 240, "speech": 200, "singing": 140, "effects": 160},
+    "train": {"music": 240, "speech": 600, "singing": 400, "effects": 1000},
     "test": {"music": 32, "speech": 32, "singing": 24, "effects": 24},
 }
 SECONDS: dict[Kind, float] = {
@@ -74,17 +75,18 @@ class Mixture:
         return self.other + self.vocals
 
 
+FROM_TRACKS = 0.7  # of the music in training: the other kind of track in `compilations`
 # What a training example is made of, and how often.
 _CASES: tuple[tuple[str, float], ...] = (
-    ("music", 0.15),
-    ("music speech", 0.28),
-    ("music singing", 0.12),
+    ("music", 0.13),
+    ("music speech", 0.30),
+    ("music singing", 0.14),
     ("music effects", 0.06),
-    ("music speech effects", 0.08),
-    ("speech", 0.11),
-    ("singing", 0.07),
+    ("music speech effects", 0.07),
+    ("speech", 0.08),
+    ("singing", 0.05),
     ("speech effects", 0.05),
-    ("effects", 0.06),
+    ("effects", 0.10),
     ("", 0.02),
 )
 
@@ -135,10 +137,13 @@ test_mixture.__test__ = False  # type: ignore[attr-defined]  # not a test, for p
 
 def _voice_or_rest(kind: Kind, rng: np.random.Generator, length: int) -> np.ndarray:
     """A random excerpt of a bank at unit RMS; voices often begin or end inside it; some get a room or an equaliser."""
-    clips = bank("train", kind)
-    clip = clips[rng.integers(len(clips))]
+    if kind == "music" and rng.random() < FROM_TRACKS:
+        clip = training_track(int(rng.integers(TRACKS)))
+    else:
+        clips = bank("train", kind)
+        clip = clips[rng.integers(len(clips))] / 32768
     start = rng.integers(0, len(clip) - length + 1)
-    audio = clip[start : start + length] / 32768
+    audio = clip[start : start + length]
     if rng.random() < 0.4:
         audio = equalise(audio, rng)
     if rng.random() < (0.5 if kind in {"speech", "singing"} else 0.2):

@@ -24,6 +24,7 @@ def small_banks(monkeypatch):
     rng = np.random.default_rng(0)
     clips = (rng.normal(0, 3000, (3, 12 * RATE))).astype(np.int16)
     monkeypatch.setattr(mixing, "bank", lambda split, kind: clips)
+    monkeypatch.setattr(mixing, "training_track", lambda number: clips[number % 3] / 32768)
 
 
 def test_no_score_and_no_voice_is_in_both_splits():

@@ -31,7 +31,7 @@ test: lint types
 test-data: OF = tests/pipeline tests/truth
 test-model: OF = --ignore=tests/pipeline --ignore=tests/truth
 test-data test-model: $(READY)
-	@set -o pipefail; .venv/bin/python -m pytest $(OF) 2>&1 | awk '{ print "$(@:test-%=%) | " $$0; fflush() }'
+	@set -o pipefail; .venv/bin/python -u -m pytest $(OF) 2>&1 | awk '{ print "$(@:test-%=%) | " $$0; fflush() }'
 
 lint: $(READY)
 	@.venv/bin/ruff check .

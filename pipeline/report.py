@@ -13,11 +13,10 @@ from markupsafe import Markup
 
 from pipeline.card import TEMPLATES
 from pipeline.errors import meaning
-from pipeline.exhibits import SOUND_S, SOURCES
+from pipeline.exhibits import JUDGED, SOUND_S, SOURCES
 from pipeline.reasons import CURVES, KEPT, colour, words
 
 WIDTH, LEFT = 640, 92  # of a timeline, px, and where time begins in it
-_THRESHOLDS = {"music": "music_min", "speech": "speech_min", "voice_ratio": "voice_ratio_max"}  # of a curve
 _DROPPED = "#8c959f"  # for any reason
 
 
@@ -139,7 +138,7 @@ def _timeline(stretch: dict[str, Any]) -> Markup:
             parts += [_label(y + 24, label), _wave(wave, y + 20, 18, tint)]
             y += 46
     curves = view["curves"]
-    for name, threshold in _THRESHOLDS.items():
+    for name, threshold in JUDGED.items():
         if values := curves.get(name):
             lane = _steps(values, curves["first_s"], x, y, colour(CURVES[name]), (0, 1))
             parts += [_label(y + 18, name.replace("_", " ")), *lane]

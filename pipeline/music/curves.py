@@ -79,7 +79,7 @@ class Curves:
         last = max(0, -((self.start_ms - end_ms) // 1000))
         return slice(first, min(last, len(self)))
 
-    def voice_share(self, seconds: slice) -> float:
+    def voice_share(self, seconds: slice | np.ndarray) -> float:
         """Share of the voices in the energy of some seconds: mean of `voice_ratio`, loud ones count for more."""
         energy = 10.0 ** (self.mix_db[seconds].astype(np.float64) / 10.0)
         return float(energy @ self.voice_ratio[seconds] / energy.sum()) if energy.any() else 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pipeline.music.curves import Curves
@@ -26,7 +24,7 @@ def shown_share(curves: Curves, seconds: slice) -> float | None:
     """Share of the voices in the energy of those of some seconds that were separated; None if none was."""
     if not len(curves.separated):
         return curves.voice_share(seconds)
-    known: Any = seconds.start + np.flatnonzero(curves.separated[seconds])  # indices serve as a slice does
+    known = seconds.start + np.flatnonzero(curves.separated[seconds])
     return curves.voice_share(known) if len(known) else None
 
 

@@ -6,7 +6,7 @@ READY := .venv/ready
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: setup demo test test-data test-model lint types lock clean
+.PHONY: setup demo test test-pipeline test-rest lint types lock clean
 
 setup: $(READY)
 
@@ -26,12 +26,12 @@ demo: $(READY)
 
 # Two processes, since most tests keep one core busy; each line says whose it is.
 test: lint types
-	@$(MAKE) --no-print-directory --jobs=2 test-data test-model
+	@$(MAKE) --no-print-directory --jobs=2 test-pipeline test-rest
 
-test-data: OF = tests/pipeline tests/truth
-test-model: OF = --ignore=tests/pipeline --ignore=tests/truth
-test-data test-model: $(READY)
-	@set -o pipefail; .venv/bin/python -u -m pytest $(OF) 2>&1 | awk '{ print "$(@:test-%=%) | " $$0; fflush() }'
+test-pipeline: OF = tests/pipeline tests/truth
+test-rest: OF = --ignore=tests/pipeline --ignore=tests/truth
+test-pipeline test-rest: $(READY)
+	@set -o pipefail; .venv/bin/python -u -m pytest $(OF) 2>&1 | sed -u 's/^/$(@:test-%=%) | /'
 
 lint: $(READY)
 	@.venv/bin/ruff check .
